@@ -8,7 +8,7 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-SETS := $(filter-out requirements/policy.txt requirements/docs.txt,$(wildcard requirements/*.txt)) $(wildcard recsys/operators/*.cpp recsys/operators/*.h) pyproject.toml setup.py
+SETS := $(filter-out requirements/policy.txt requirements/docs.txt,$(wildcard requirements/*.txt)) $(wildcard recsys/operators/*.cpp recsys/operators/*.h recsys/operators/search/*) pyproject.toml setup.py
 # Its name holds what was installed, so that a second call installs nothing and a changed pin or a new compiler does.
 STAMP := $(VENV)/.installed-$(DEVICE)-$(shell (cat $(SETS); command -v c++ g++) | cksum | cut -d' ' -f1)
 

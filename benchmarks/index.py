@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 from harness.common import Line, cores, line, machine, main, parser, pinned, say, spread
 from harness.workers import worker
+from retrieving.bits import bit_lines
 from retrieving.peers import recall_of
+from retrieving.searches import DIM, K, Times, all_allowed, one_operator, operator_graph, times, times_line
 
 LIBRARIES = ("onnxruntime", "numpy")
-DIM, K = 64, 100
 SHARES = {"": 1.0, ".10pct": 0.1, ".1pct": 0.01, ".0.1pct": 0.001}
 
 
@@ -44,15 +45,6 @@ SIZES = {
     "quick": Size(items=100_000, large_items=300_000, runs=15, cold_runs=8),
     "tiny": Size(items=2_000, large_items=4_000, runs=3, cold_runs=2),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Times:
-    """Milliseconds of searches, by the clock and of the thread alone; share of the items of exhaustive lists found."""
-
-    wall_ms: list[float]
-    cpu_ms: list[float]
-    recall: float
 
 
 def of_bundle(path: Path, size: Size) -> Callable[[float], dict[str, Times]]:
@@ -83,7 +75,7 @@ def of_bundle(path: Path, size: Size) -> Callable[[float], dict[str, Times]]:
             def search(user: int, allowed: Allowed | None = allowed) -> np.ndarray:
                 return session.retrieve(user, nothing, K, allowed=allowed).items
 
-            wall, cpu = _times(lambda run: search(run % 64), size.runs)
+            wall, cpu = times(lambda run: search(run % 64), size.runs)
             recalls = [recall_of(search(user), rows - 1, items[rows] @ users[1 + user]) for user in range(5)]
             found[suffix] = Times(wall_ms=wall, cpu_ms=cpu, recall=min(recalls))
         return found
@@ -103,7 +95,7 @@ def cold(path: Path, size: Size) -> Callable[[float], tuple[list[float], list[fl
     def measure(_: float) -> tuple[list[float], list[float], float]:
         session.retrieve(0, nothing, K)
         private = (_private_bytes() - before) / size.items
-        warm, _ = _times(lambda run: session.retrieve(run % 64, nothing, K), size.runs)
+        warm, _ = times(lambda run: session.retrieve(run % 64, nothing, K), size.runs)
         found = []
         for run in range(size.cold_runs):
             session.guard.let_pages_go()
@@ -121,7 +113,7 @@ def of_operator(folder: Path, size: Size) -> Callable[[float], Times]:
     """Times of the operator on more items, whose vectors and codes lie in files."""
     from recsys.export.retrieval.codes import item_codes
 
-    session = _one_search()
+    session = one_operator()
     random, block = np.random.default_rng(2), 500_000
     rows = size.large_items + 1
     items = np.memmap(folder / "items", np.float32, "w+", shape=(rows, DIM))
@@ -134,12 +126,12 @@ def of_operator(folder: Path, size: Size) -> Callable[[float], Times]:
     users = random.standard_normal((64, DIM), dtype=np.float32)
 
     def search(run: int) -> tuple[np.ndarray, np.ndarray]:
-        given = {"items": items, "codes": codes, "scales": scales, "user": users[run % 64][:, None], **_all_allowed()}
+        given = {"items": items, "codes": codes, "scales": scales, "user": users[run % 64][:, None], **all_allowed()}
         found: tuple[np.ndarray, np.ndarray] = session.run(None, given)
         return found
 
     def measure(_: float) -> Times:
-        wall, cpu = _times(search, size.runs)
+        wall, cpu = times(search, size.runs)
         recalls = []
         for user in range(2):
             scores = np.concatenate([items[at : at + block] @ users[user] for at in range(0, rows, block)])
@@ -153,17 +145,17 @@ def limited(folder: Path, size: Size, graph: bytes, group: Path) -> Callable[[fl
     """Milliseconds of such searches by a process in a control group, when it has read the codes; vectors are read page
     by page (``RECSYS_TABLE_READS=random``), and few stay in memory."""
     (group / "cgroup.procs").write_text(str(os.getpid()))
-    session = _one_search(graph)  # what makes graphs takes more memory than what runs them
+    session = one_operator(graph)  # what makes graphs takes more memory than what runs them
     rows = size.large_items + 1
     items = np.memmap(folder / "items", np.float32, "r", shape=(rows, DIM))
     items._mmap.madvise(mmap.MADV_RANDOM)  # type: ignore[attr-defined]
     codes = np.memmap(folder / "codes", np.int8, "r", shape=(rows, DIM))
     scales = np.memmap(folder / "scales", np.float32, "r", shape=(rows, 2))
     users = np.random.default_rng(5).standard_normal((64, DIM), dtype=np.float32)
-    tables = {"items": items, "codes": codes, "scales": scales, **_all_allowed()}
+    tables = {"items": items, "codes": codes, "scales": scales, **all_allowed()}
 
     def measure(_: float) -> list[float]:
-        return _times(lambda run: session.run(None, {**tables, "user": users[run % 64][:, None]}), size.runs)[0]
+        return times(lambda run: session.run(None, {**tables, "user": users[run % 64][:, None]}), size.runs)[0]
 
     return measure
 
@@ -176,7 +168,7 @@ def limited_lines(folder: Path, size: Size, on: dict[str, Any]) -> Iterator[Line
     try:
         with memory_group(limit) as group:
             forget_pages(folder)
-            with worker(limited, folder, size, _search_graph(), group) as measure:
+            with worker(limited, folder, size, operator_graph(), group) as measure:
                 took_ms = measure(1)
     except OSError as error:
         say(f"index.limited_p99_ms_10M is left out: no memory control group can be made: {error}")
@@ -194,64 +186,6 @@ def limited_lines(folder: Path, size: Size, on: dict[str, Any]) -> Iterator[Line
     )
 
 
-def _all_allowed() -> dict[str, np.ndarray]:
-    """Inputs of the function where all is allowed."""
-    from recsys.bundle import ALL_ALLOWED
-
-    return {name.replace(".", "_"): value for name, value in ALL_ALLOWED.items()}
-
-
-def _one_search(graph: bytes = b"") -> Any:
-    """A session of a graph of one TopItems; default: :func:`_search_graph`."""
-    import onnxruntime as ort
-
-    from recsys.operators import use_operators
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    use_operators(options)
-    return ort.InferenceSession(graph or _search_graph(), options, providers=["CPUExecutionProvider"])
-
-
-def _search_graph() -> bytes:
-    """A graph of one TopItems, of all items."""
-    from onnx import TensorProto, helper
-
-    from recsys.export.retrieval.constants import constants
-    from recsys.export.retrieval.top_items import top_items
-
-    given = {"items": TensorProto.FLOAT, "codes": TensorProto.INT8, "scales": TensorProto.FLOAT}
-    inputs = [helper.make_tensor_value_info(name, kind, [None, None]) for name, kind in given.items()]
-    inputs.append(helper.make_tensor_value_info("user", TensorProto.FLOAT, [None, 1]))
-    inputs += [
-        helper.make_tensor_value_info("allowed", TensorProto.INT64, []),
-        helper.make_tensor_value_info("allowed_rows", TensorProto.INT64, [None]),
-        helper.make_tensor_value_info("allowed_mask", TensorProto.UINT8, [None]),
-    ]
-    names = [
-        *given,
-        "user",
-        "no_rows",
-        "no_additions",
-        "no_added",
-        "row_zero",
-        *(each.name for each in inputs[4:]),
-        "best",
-    ]
-    outputs = [
-        helper.make_tensor_value_info("rows", TensorProto.INT64, [None]),
-        helper.make_tensor_value_info("scores", TensorProto.FLOAT, [None]),
-    ]
-    held = [each for each in constants() if each.name in names]
-    held.append(helper.make_tensor("best", TensorProto.INT64, [], [K]))
-    node = helper.make_node("TopItems", names, ["rows", "scores"], domain="recsys")
-    graph = helper.make_graph([node], "search", inputs, outputs, held)
-    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("recsys", 1)]
-    model = helper.make_model(graph, functions=[top_items()], opset_imports=opsets, ir_version=10)
-    serialized: bytes = model.SerializeToString()
-    return serialized
-
-
 def one_search(items: np.ndarray) -> Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]]:
     """The operator on these vectors: from the rows that are allowed to a search, from a user's vector to rows."""
     from recsys.bundle import ALLOWS_LIST
@@ -259,10 +193,10 @@ def one_search(items: np.ndarray) -> Callable[[np.ndarray], Callable[[np.ndarray
 
     table = np.concatenate([np.zeros((1, items.shape[1]), dtype=np.float32), items])
     codes, scales = item_codes(table)
-    session = _one_search()
+    session = one_operator()
 
     def make(rows: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        given = _all_allowed()
+        given = all_allowed()
         if len(rows) < len(items):
             given |= {"allowed": np.array(ALLOWS_LIST), "allowed_rows": rows + 1}
         given |= {"items": table, "codes": codes, "scales": scales}
@@ -281,9 +215,9 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
         with worker(of_bundle, folder / "bundle", size) as measure:
             found = measure(1)
         targets = {"": 6.0, ".1pct": 1.0, ".0.1pct": 0.3}
-        for suffix, times in found.items():
+        for suffix, taken in found.items():
             allowed = f"{SHARES[suffix]:.1%} of {size.items:,} items allowed" if suffix else f"all {size.items:,} items"
-            yield _times_line(f"index.ms_1M{suffix}", times, f"{allowed}, one core", on, targets.get(suffix))
+            yield times_line(f"index.ms_1M{suffix}", taken, f"{allowed}, one core", on, targets.get(suffix))
         with worker(cold, folder / "bundle", size) as measure:
             cold_ms, warm_ms, private = measure(1)
         for figure, values in (("cold", cold_ms), ("warm", warm_ms)):
@@ -312,8 +246,10 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
         with worker(of_operator, folder, size) as measure:
             large = measure(1)
         about = f"all {size.large_items:,} items, codes of 8 bits, one core"
-        yield _times_line("index.ms_10M", large, about, on, 60.0)
+        yield times_line("index.ms_10M", large, about, on, 60.0)
         yield from limited_lines(folder, size, on)
+        say("codes of 1 bit")
+        yield from bit_lines(folder, size.large_items, size.runs, on)
         exact = min(*(each.recall for each in found.values()), large.recall)
         yield line(
             "index.exact",
@@ -324,33 +260,6 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
             on=on,
             target=1.0,
         )
-
-
-def _times_line(figure: str, times: Times, about: str, on: dict[str, Any], target: float | None) -> Line:
-    return line(
-        figure,
-        median(times.wall_ms),
-        "ms",
-        higher_is_better=False,
-        compared_with=about,
-        on=on,
-        target=target,
-        spread=spread(times.wall_ms),
-        cpu_ms=median(times.cpu_ms),
-        recall=times.recall,
-    )
-
-
-def _times(call: Callable[[int], object], runs: int) -> tuple[list[float], list[float]]:
-    """Milliseconds of each of so many calls, after two, by the clock and of this thread."""
-    wall, cpu = [], []
-    for run in range(-2, runs):
-        began, began_cpu = time.perf_counter(), time.thread_time()
-        call(run + 2)
-        if run >= 0:
-            wall.append((time.perf_counter() - began) * 1e3)
-            cpu.append((time.thread_time() - began_cpu) * 1e3)
-    return wall, cpu
 
 
 def _private_bytes() -> float:

@@ -3,6 +3,8 @@
 LightGCN on Gowalla and ``two_tower`` on Beauty's sequences: vectors of test users and of all items. Trainings are kept
 in ``--work``, and not done again; one of other settings is refused. Every index gets as much effort as recall .95 takes
 under each filter, or the most there is; beside it the recall with the effort that it takes without one.
+
+And the recall that codes of 1 bit keep (``retrieving/bits.py``).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import Any
 import numpy as np
 from harness.common import Line, cores, line, machine, main, parser, pinned, say
 from harness.workers import worker
+from retrieving.bits import kept_line
 
 LIBRARIES = ("onnxruntime", "numpy", "torch")
 USERS = {"full": 300, "quick": 60, "tiny": 20}
@@ -123,6 +126,8 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
             say(f"searching {len(items):,} items of {vectors_of}")
             with pinned(cores()[0]), worker(comparison, users, items) as measure:
                 by_index, dimension = measure(1)
+            with pinned(cores()[0]):
+                yield kept_line(vectors_of, users, items, on)
             peers = [each for each in by_index if each != "ours"]
             if not peers:
                 say("neither faiss nor hnswlib is installed: their lines are left out")

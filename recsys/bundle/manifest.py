@@ -144,11 +144,16 @@ class IndexInfo:
     """Certificate of a retrieval bundle's index.
 
     Attributes:
-        coarse: codes that a search reads before the vectors: ``int8`` or ``none``.
+        coarse: codes that a search reads before the vectors: ``int8`` or ``none``, whose lists are exact by proof, or
+            ``1bit``, ``2bit`` or ``4bit``, whose lists may lack items.
         users: real users, whose lists were compared with those of scoring all items.
         recall: share of the items of those that the index finds; None where no operators ran.
         effective_dimension: the participation ratio of the vectors' variances.
         scanned_bytes_per_item: bytes that a search of all items reads of each.
+        reranked: of codes of bits, rows that a search scores by their vectors, by length of the list: that of the next
+            longer one; of lists longer than all of these, every row.
+        recalls: the recall of lists of these lengths; ``recall`` is that of the shortest.
+        least_recall: what was allowed.
     """
 
     coarse: str
@@ -156,6 +161,14 @@ class IndexInfo:
     recall: float | None
     effective_dimension: float
     scanned_bytes_per_item: int
+    reranked: Mapping[str, int] = field(default_factory=dict)
+    recalls: Mapping[str, float] = field(default_factory=dict)
+    least_recall: float | None = None
+
+    @property
+    def is_proven(self) -> bool:
+        """True if its lists are those of scoring all by proof, and not to a share that was measured."""
+        return not self.reranked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,6 +331,9 @@ def manifest_to_dict(manifest: Manifest) -> dict[str, Any]:
         del values[name]
         if part is not None:
             values[name] = dataclasses.asdict(part)
+    if manifest.index is not None and manifest.index.is_proven:  # bundles of before keep their digest
+        for name in ("reranked", "recalls", "least_recall"):
+            del values["index"][name]
     if not manifest.encode_sha256:
         del values["encode_sha256"]
     if manifest.knows_users_by == "id":

@@ -17,7 +17,7 @@ from recsys.errors import ConfigError, nearest
 if TYPE_CHECKING:
     from recsys.bundle import Compute, Manifest, Quantization
 
-COARSE_KINDS = ("int8", "none")
+COARSE_KINDS = ("int8", "1bit", "2bit", "4bit", "none")
 """Those of ``export.retrieval.codes``."""
 
 QUANTIZED_KINDS = ("none", "fp16", "int8", "int4")
@@ -72,7 +72,8 @@ def export(
         typer.Option(
             "--coarse",
             help="Of a model that ranks all items: codes of the items that a search reads before their vectors: int8 "
-            "or none; the lists are the same.",
+            "or none, with the same, exact lists; or 1bit, 2bit or 4bit, smaller and faster, whose lists keep a share "
+            "of those, which is measured.",
         ),
     ] = "int8",
     neighbours: Annotated[
@@ -92,6 +93,14 @@ def export(
             "bundle then holds personal data.",
         ),
     ] = False,
+    coarse_recall: Annotated[
+        float | None,
+        typer.Option(
+            "--coarse-recall",
+            help="With --coarse 1bit, 2bit or 4bit: least share of exact lists that must be kept, above 0, up to 1; an "
+            "index that keeps less is not written. Default: 0.999.",
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
     data: DataOption = None,
     work_dir: WorkOption = WORK_DIR,
@@ -105,6 +114,10 @@ def export(
         raise ConfigError("--segment-half-life-days has no use without --segment; give both, or neither")
     if coarse not in COARSE_KINDS:
         raise ConfigError(f"--coarse is {coarse!r}: {nearest(coarse, COARSE_KINDS)}")
+    if coarse_recall is not None and not coarse.endswith("bit"):
+        raise ConfigError(f"--coarse-recall has no use with --coarse {coarse}, whose lists are exact; leave it out")
+    if coarse_recall is not None and not 0 < coarse_recall <= 1:
+        raise ConfigError(f"--coarse-recall is {coarse_recall:g}; allowed: above 0, up to 1")
     from recsys.training.run.folder import is_retrieval_run
 
     if is_retrieval_run(run_dir):
@@ -125,6 +138,7 @@ def export(
             coarse=coarse,
             neighbours=neighbours,
             audience=audience,
+            coarse_recall=coarse_recall,
             overwrite=overwrite,
             data=data,
             work_dir=work_dir,

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.table import Table
 
@@ -148,6 +148,7 @@ def export_retrieval(
     coarse: str,
     neighbours: int,
     audience: bool,
+    coarse_recall: float | None,
     overwrite: bool,
     data: Path | None,
     work_dir: Path,
@@ -155,7 +156,9 @@ def export_retrieval(
 ) -> None:
     """Write a run's model as a bundle that retrieves."""
     from recsys.export.retrieval.bundle import export_retrieval_bundle
+    from recsys.export.retrieval.codes import Coarse
     from recsys.export.retrieval.index import MeasuredIndex
+    from recsys.export.retrieval.rerank import LEAST_RECALL
     from recsys.export.retrieval.segments import HALF_LIFE_D, segments_of
     from recsys.export.retrieval.shared_users.add import SharedUsers
     from recsys.progress import progress
@@ -177,8 +180,9 @@ def export_retrieval(
             out,
             name=name,
             segments=by_segment,
-            coarse="none" if coarse == "none" else "int8",
             shared_users=shared_users,
+            coarse=cast(Coarse, coarse),
+            least_recall=LEAST_RECALL if coarse_recall is None else coarse_recall,
             measured_index=measured.append,
             overwrite=overwrite,
         )

@@ -9,6 +9,7 @@ when recsys is installed, if there is a C++ compiler.
 ``StackedIdRows``    the same, by several maps at once             any processor
 ``BucketInterest``   SDIM's attention to sums of events            any processor
 ``TopItems``         the best rows of an item table            any processor; faster with AVX2
+``TopItemsByBits``   the same, nearly, by codes of few bits    any processor; faster with AVX2
 ``TopScores``        the best of given scores                  any processor
 ``AttentionWeight``  DIN's first layer folded for a user's events  int8 bundles; AVX-512 with VNNI
 ``TargetAttention``  DIN's attention                               int8 bundles; AVX-512 with VNNI
@@ -33,7 +34,7 @@ from typing import Any, Literal
 Operators = Literal["auto", "standard"]
 """Who computes functions: ``auto``: these operators, where they are; ``standard``: ONNX Runtime's only."""
 
-ANYWHERE = ("IdRows", "StackedIdRows", "BucketInterest", "TopItems", "TopScores")
+ANYWHERE = ("IdRows", "StackedIdRows", "BucketInterest", "TopItems", "TopItemsByBits", "TopScores")
 WITH_VNNI = ("AttentionWeight", "TargetAttention", "Head")
 
 _log = logging.getLogger("recsys.operators")
@@ -83,7 +84,7 @@ def has_vnni() -> bool:
 
 
 def rows_scored() -> int | None:
-    """Rows of which the last ``TopItems`` in this thread read the vectors; None where nothing was compiled.
+    """Rows of which the last search in this thread read the vectors; None where nothing was compiled.
 
     With codes these are the rows whose bounds reach the best. Of a graph that runs on one thread, the caller's.
     """

@@ -60,7 +60,7 @@ constexpr onnxruntime_v1::Operator make_operator() {
   return made;
 }
 
-extern const onnxruntime_v1::Operator kIdRows, kStackedIdRows, kBucketInterest, kTopItems, kTopScores, kTargetAttention,
-    kAttentionWeight, kHead;
+extern const onnxruntime_v1::Operator kIdRows, kStackedIdRows, kBucketInterest, kTopItems, kTopItemsByBits, kTopScores,
+    kTargetAttention, kAttentionWeight, kHead;
 
 }  // namespace recsys

@@ -24,7 +24,7 @@ EXPORTED ort::Status* RegisterCustomOps(ort::Options* options, const ort::ApiBas
       ort::Domain* made = nullptr;
       ort::create_domain(api, "recsys", &made);
       for (const ort::Operator* one : {&recsys::kIdRows, &recsys::kStackedIdRows, &recsys::kBucketInterest,
-                                       &recsys::kTopItems, &recsys::kTopScores})
+                                       &recsys::kTopItems, &recsys::kTopItemsByBits, &recsys::kTopScores})
         ort::add_operator(api, made, one);
 #if defined(__x86_64__)
       if (recsys_has_vnni())

@@ -153,12 +153,17 @@ FIGURES = {
         "index.bytes_per_item",
         "index.ms_10M",
         "index.limited_p99_ms_10M",
+        "index.ms_10M.1bit",
+        "index.bytes_per_item.1bit",
         "index.exact",
     ],
     "real_vectors": [
-        f"index.recall_vs_hnsw_at_filters.{vectors}.{filtered}"
+        f"index.{figure}"
         for vectors in ("lightgcn_gowalla", "two_tower_beauty")
-        for filtered in ("all", "10pct", "1pct", "category")
+        for figure in (
+            f"recall_kept.1bit.{vectors}",
+            *(f"recall_vs_hnsw_at_filters.{vectors}.{filtered}" for filtered in ("all", "10pct", "1pct", "category")),
+        )
     ],
     "retrieve": [
         *(f"retrieve.{name}{suffix}" for suffix in ("", ".large") for name in ("ms", "numpy_ms", "over_numpy")),
@@ -254,8 +259,11 @@ TARGETS = {
     "index.ms_1M.1pct": 1,
     "index.ms_1M.0.1pct": 0.3,
     "index.ms_10M": 60,
+    "index.ms_10M.1bit": 20,
+    "index.bytes_per_item.1bit": 16,
     "index.bytes_per_item": 76,
     "index.exact": 1,
+    **{f"index.recall_kept.1bit.{vectors}": 0.999 for vectors in ("lightgcn_gowalla", "two_tower_beauty")},
     **{
         f"index.recall_vs_hnsw_at_filters.{vectors}.{filtered}": 1.0
         for vectors in ("lightgcn_gowalla", "two_tower_beauty")

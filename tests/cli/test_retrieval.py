@@ -18,6 +18,7 @@ from recsys.cli import app
 from recsys.data.interactions.pairs import Pairs
 from recsys.errors import ConfigError, DataFileError
 from recsys.features.hashing import string_keys
+from recsys.operators import library
 from recsys.serving.inference.retrieval_session import open_retrieval
 from recsys.training.run.record import read_record
 
@@ -126,7 +127,28 @@ def test_codes_of_an_index_are_chosen_by_name(at_data: Path) -> None:
     assert lists[0] == lists[1]
     refused = CliRunner().invoke(app, [*export, "int4"])
     assert isinstance(refused.exception, ConfigError)
-    assert str(refused.exception) == "--coarse is 'int4': did you mean 'int8'? valid: int8, none"
+    assert str(refused.exception).startswith("--coarse is 'int4': did you mean 'int8'?")
+    for coarse, recall, message in (
+        ("1bit", "0", "--coarse-recall is 0; allowed: above 0, up to 1"),
+        ("2bit", "nan", "--coarse-recall is nan; allowed: above 0, up to 1"),
+        ("int8", "0.9", "--coarse-recall has no use with --coarse int8, whose lists are exact; leave it out"),
+    ):
+        refused = CliRunner().invoke(app, [*export, coarse, "--coarse-recall", recall])
+        assert isinstance(refused.exception, ConfigError) and str(refused.exception) == message
+
+
+@pytest.mark.skipif(library() is None, reason="the operators were not compiled")
+def test_codes_of_bits_are_measured_by_the_export_and_not_said_to_be_proven(at_data: Path) -> None:
+    recsys("train", "lightgcn_gowalla", *SMALL, "train.epochs=1")
+    export = ("export", "runs/lightgcn_gowalla", "--out", "bundle", "--overwrite", "--coarse", "1bit")
+    told = recsys(*export, "--coarse-recall", "0.9")["index"]
+    bundle = open_bundle(Path("bundle"))
+    index = bundle.manifest.index
+    assert index is not None and not index.is_proven and index.coarse == told["coarse"] == "1bit"
+    assert index.reranked == told["reranked"] and index.least_recall == 0.9 <= min(index.recalls.values())
+    assert bundle.manifest.tables["item_id.codes"].dtype == "uint8"
+    assert len(open_retrieval(bundle).retrieve(3, np.arange(2), 5).items) == 5
+    assert "not proven" in CliRunner().invoke(app, [*export]).stdout
 
 
 def test_tables_of_shared_users_are_options_of_models_that_rank_all_items(at_data: Path) -> None:

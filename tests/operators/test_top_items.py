@@ -2,141 +2,27 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
+from support.searches import INPUTS, LIBRARY, SCANS, check, inputs, scores_of, session_of
 
-from recsys.arrays import Float32Array, Int64Array
 from recsys.export.retrieval.codes import item_codes
-from recsys.export.retrieval.top_items import top_items, top_scores
-from recsys.operators import library, rows_scored, use_operators
+from recsys.operators import library, rows_scored
 
 if library() is None:
     pytest.skip("the operators were not compiled", allow_module_level=True)
 
-_LIBRARY = ctypes.CDLL(str(library()))
-SCANS = range(_LIBRARY.recsys_choose_scan(-1) + 1)
-"""Kinds of processors that this one can be."""
-
-_I64, _F32 = TensorProto.INT64, TensorProto.FLOAT
-_INPUTS = {
-    "items": (_F32, 2),
-    "codes": (TensorProto.INT8, 2),
-    "scales": (_F32, 2),
-    "user": (_F32, 2),
-    "addition_rows": (_I64, 1),
-    "additions": (_F32, 1),
-    "given_scores": (_F32, 2),
-    "added_scores": (_F32, 2),
-    "left_out": (_I64, 1),
-    "allowed": (_I64, 0),
-    "allowed_rows": (_I64, 1),
-    "allowed_mask": (TensorProto.UINT8, 1),
-    "k": (_I64, 0),
-}
-_sessions: dict[Any, ort.InferenceSession] = {}
-
 
 @pytest.fixture(params=SCANS, autouse=True)
 def scan(request: pytest.FixtureRequest) -> Iterator[int]:
-    _LIBRARY.recsys_choose_scan(request.param)
+    LIBRARY.recsys_choose_scan(request.param)
     yield request.param
-    _LIBRARY.recsys_choose_scan(-1)
-
-
-def session_of(name: str, operators: str, **body: Any) -> ort.InferenceSession:
-    """A graph of one call of a function."""
-    key = (name, operators, *body.items())
-    if key not in _sessions:
-        function = top_items(**body) if name == "TopItems" else top_scores(**body)
-        inputs = [helper.make_tensor_value_info(each, *_of(each)) for each in function.input]
-        outputs = [
-            helper.make_tensor_value_info("rows", _I64, [None]),
-            helper.make_tensor_value_info("scores", _F32, [None]),
-        ]
-        graph = helper.make_graph(
-            [helper.make_node(name, list(function.input), ["rows", "scores"], domain="recsys")], "one", inputs, outputs
-        )
-        opsets = [helper.make_opsetid("", 21), helper.make_opsetid("recsys", 1)]
-        model = helper.make_model(graph, functions=[function], opset_imports=opsets, ir_version=10)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
-        assert use_operators(options, operators) == (operators == "auto")  # type: ignore[arg-type]
-        _sessions[key] = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return _sessions[key]
-
-
-def _of(name: str) -> tuple[int, list[None]]:
-    kind, dimensions = _INPUTS[name]
-    return kind, [None] * dimensions
-
-
-def inputs(
-    items: Float32Array,
-    user: Float32Array,
-    *,
-    k: int,
-    coarse: bool = True,
-    additions: tuple[Any, Any] = ((), ()),
-    added: Any = (),
-    out: Any = (),
-    allowed: Int64Array | None = None,
-    as_mask: bool = False,
-) -> dict[str, Any]:
-    codes, scales = item_codes(items) if coarse else (np.zeros((0, 0), np.int8), np.zeros((0, 2), np.float32))
-    every = len(items) + len(added)
-    kind = 0 if allowed is None else 2 if as_mask else 1
-    rows = np.zeros(1, np.int64) if allowed is None or as_mask or not len(allowed) else allowed
-    mask = np.packbits(np.isin(np.arange(every), allowed), bitorder="little") if as_mask else np.zeros(1, np.uint8)
-    return {
-        "items": items,
-        "codes": codes,
-        "scales": scales,
-        "user": user,
-        "addition_rows": np.array(additions[0], dtype=np.int64),
-        "additions": np.array(additions[1], dtype=np.float32),
-        "added_scores": np.array(added, dtype=np.float32).reshape(-1, 1),
-        "left_out": np.array(out, dtype=np.int64),
-        "allowed": np.array(kind, dtype=np.int64),
-        "allowed_rows": rows,
-        "allowed_mask": mask,
-        "k": np.array(k, dtype=np.int64),
-    }
-
-
-def scores_of(given: dict[str, Any]) -> Float32Array:
-    """The definition: of all rows, -inf for those that cannot be found."""
-    with np.errstate(all="ignore"):
-        scores = (given["items"].astype(np.float64) @ given["user"].astype(np.float64)).max(axis=1)
-        np.add.at(scores, given["addition_rows"], given["additions"].astype(np.float64))
-        scores = np.concatenate([scores, given["added_scores"][:, 0]]).astype(np.float32)
-    scores[given["left_out"]] = -np.inf
-    scores[0] = -np.inf
-    if given["allowed"] == 1:
-        scores[~np.isin(np.arange(len(scores)), given["allowed_rows"])] = -np.inf
-    if given["allowed"] == 2:
-        scores[np.unpackbits(given["allowed_mask"], bitorder="little")[: len(scores)] == 0] = -np.inf
-    return scores
-
-
-def check(given: dict[str, Any], got: tuple[Int64Array, Float32Array], *, tolerance: float) -> None:
-    """The list is the definition's, but for rows whose scores are nearly equal."""
-    rows, scores = got
-    expected = scores_of(given)
-    best = np.lexsort((np.arange(len(expected)), -expected))[: int(given["k"])]
-    best = best[expected[best] > -np.inf]
-    assert len(rows) == len(best) and len(np.unique(rows)) == len(rows)
-    np.testing.assert_allclose(scores, expected[rows], atol=tolerance, rtol=0)
-    np.testing.assert_allclose(scores, expected[best], atol=tolerance, rtol=0)
-    if tolerance == 0:
-        assert rows.tolist() == best.tolist()
+    LIBRARY.recsys_choose_scan(-1)
 
 
 def run(given: dict[str, Any], operators: str = "auto", **body: Any) -> Any:
@@ -250,6 +136,8 @@ def test_what_is_no_number_is_never_found(where: str, bad: float, coarse: bool) 
         ({"codes": np.zeros((3, 16), np.int8)}, "the tables and the user's vectors do not fit"),
         ({"user": np.zeros((5, 1), np.float32)}, "the tables and the user's vectors do not fit"),
         ({"k": np.array(-1)}, "k is negative"),
+        ({"allowed": np.array(3)}, "allowed is none of 0, 1, 2"),
+        ({"allowed": np.array(-1)}, "allowed is none of 0, 1, 2"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -294,7 +182,7 @@ def test_given_scores_are_searched_as_products_are(form: str, operators: str) ->
         as_mask=form == "mask",
     )
     session = session_of("TopScores", operators, added=True)
-    given = {"given_scores": scores[:, None], **{name: of[name] for name in list(_INPUTS)[7:]}}
+    given = {"given_scores": scores[:, None], **{name: of[name] for name in list(INPUTS)[9:]}}
     check(of, session.run(None, given), tolerance=0)
 
 

@@ -6,6 +6,8 @@
     graph.py           the graph ``retrieve``: exact search over all items
     top_items.py       its last step, the best of the rows that are allowed, as ONNX functions
     codes.py           8-bit codes of the items' vectors, with bounds of their errors
+    bits.py            codes of 1, 2 or 4 bits, by which lists are measured and not proven
+    rerank.py          how many rows a search by such codes scores
     sorted_search.py   places in an ascending list, in standard operators
     constants.py       constants of the graphs
     by_history/        bundle and graph for users who are known by their history

@@ -28,6 +28,7 @@ from recsys.export.retrieval.codes import Coarse
 from recsys.export.retrieval.graph import RetrievalTables, write_retrieve_graph
 from recsys.export.retrieval.index import MeasuredIndex, certify_index, chosen_users
 from recsys.export.retrieval.lists import LISTS, measured_lists
+from recsys.export.retrieval.rerank import LEAST_RECALL
 from recsys.export.retrieval.segments import Segments, add_segments
 from recsys.export.retrieval.shared_users.add import SharedUsers, add_shared_users
 from recsys.export.retrieval.similar import add_similar
@@ -49,6 +50,7 @@ def export_retrieval_bundle(
     segments: Segments | None = None,
     coarse: Coarse = "int8",
     shared_users: SharedUsers | None = None,
+    least_recall: float = LEAST_RECALL,
     measured_index: Callable[[MeasuredIndex], None] = lambda _: None,
     overwrite: bool = False,
     created_at: str = "",
@@ -66,6 +68,7 @@ def export_retrieval_bundle(
         segments: lists for users who are not known (``segments_of``); None: what is popular with all.
         coarse: codes of the items that a search reads before their vectors.
         shared_users: tables of which users have which items; None: none.
+        least_recall: share of exact lists that codes of bits must keep.
         measured_index: called with what was measured of the index.
         overwrite: replace an existing bundle.
         created_at: RFC 3339, on which the bundle's version depends; default: when the run began.
@@ -75,7 +78,7 @@ def export_retrieval_bundle(
         ConfigError: other data than the run's.
         DataFileError: ``run_dir`` is not a run, or a file of it is damaged.
         BundleError: ONNX Runtime's lists differ from torch's by more than rounding, or an item is named otherwise
-            than in the data; nothing is written.
+            than in the data, or the index lacks items that it may not; nothing is written.
     """
     if (kind := read_retrieval_config(run_dir).model.kind) in HISTORY_MODELS:
         return export_history_bundle(
@@ -87,6 +90,7 @@ def export_retrieval_bundle(
             segments=segments,
             coarse=coarse,
             shared_users=shared_users,
+            least_recall=least_recall,
             measured_index=measured_index,
             overwrite=overwrite,
             created_at=created_at,
@@ -136,6 +140,7 @@ def export_retrieval_bundle(
                 for user in chosen_users(tested if len(tested) else users)
             ),
             list_length=config.train.list_length,
+            least_recall=least_recall,
         )
         measured_index(index_measured)
         if names_M is not None:

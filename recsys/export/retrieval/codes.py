@@ -1,22 +1,26 @@
 """Codes of items' vectors: 8 bits a number, with a scale and a bound of the error for each row.
 
 A search reads the codes, a quarter of the bytes, and of the vectors only the rows whose bounds reach the best
-(``recsys/operators/top_items.cpp``). Row x is ``scale * code + dx``; with the error ``|dx|`` its product with a user's
-vector q is known to within ``|dx| |q|``, so that the list is proven to be that of scoring all.
+(``recsys/operators/search/top_items.cpp``). Row x is ``scale * code + dx``; with the error ``|dx|`` its product with a
+user's vector q is known to within ``|dx| |q|``, so that the list is proven to be that of scoring all.
 
 Legend: ``R`` rows, ``D`` columns, ``P`` columns of codes, the next multiple of 16.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
 
 from recsys.arrays import Float32Array, Int8Array
 
-Coarse = Literal["int8", "none"]
-"""Codes that a retrieval bundle has of its items."""
+Coarse = Literal["int8", "1bit", "2bit", "4bit", "none"]
+"""Codes that a retrieval bundle has of its items; those of :mod:`recsys.export.retrieval.bits` are bits."""
+
+BITS: Mapping[Coarse, int] = {"1bit": 1, "2bit": 2, "4bit": 4}
+"""Bits a number of the codes whose lists are measured and not proven."""
 
 TOGETHER = 16
 """The columns of codes are a multiple of it, as processors read them."""

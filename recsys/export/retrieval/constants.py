@@ -11,6 +11,9 @@ from onnx import NodeProto, TensorProto, numpy_helper
 from recsys.embeddings.row_maps.id_table import IdTable
 from recsys.features.hashing import HALF_MASK, PRIME
 
+RERANKED = "reranked"
+"""Rows that ``TopItemsByBits`` scores, by length of the list; none here: it scores all until an export has measured."""
+
 
 def constants(**tables: IdTable) -> list[TensorProto]:
     """All constants, and the hash functions of these maps of ids."""
@@ -53,6 +56,7 @@ def constants(**tables: IdTable) -> list[TensorProto]:
         numpy_helper.from_array(no_floats, "no_added"),
         numpy_helper.from_array(no_floats[:, 0], "no_additions"),
         numpy_helper.from_array(np.zeros(0, dtype=np.int64), "no_rows"),
+        numpy_helper.from_array(np.zeros((0, 2), dtype=np.int64), RERANKED),
     ]
 
 

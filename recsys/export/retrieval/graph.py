@@ -16,13 +16,14 @@ import onnx
 from onnx import FunctionProto, NodeProto, TensorProto, helper, numpy_helper
 
 import recsys
-from recsys.arrays import Float32Array, Int8Array, Int32Array, Int64Array
+from recsys.arrays import Float32Array, Int8Array, Int32Array, Int64Array, UInt8Array
 from recsys.bundle import RETRIEVE_INPUTS, RETRIEVE_OUTPUTS, GraphInfo, TableInfo, TensorInfo
 from recsys.bundle.index import index_fingerprint
 from recsys.embeddings.row_maps.id_table import IdTable, build_id_table
 from recsys.errors import InvalidInputError
-from recsys.export.retrieval.codes import Coarse, item_codes
-from recsys.export.retrieval.constants import constants, read_by
+from recsys.export.retrieval.bits import bit_codes, rotation_of
+from recsys.export.retrieval.codes import BITS, Coarse, item_codes
+from recsys.export.retrieval.constants import RERANKED, constants, read_by
 from recsys.export.retrieval.top_items import top_items, top_scores
 from recsys.export.rewrites.extract_function import DOMAIN, add_function
 from recsys.export.rewrites.functions import OPSET
@@ -31,7 +32,7 @@ from recsys.features.names import ITEM_NAMES, write_names
 from recsys.files import write_array
 
 _I64, _F32 = TensorProto.INT64, TensorProto.FLOAT
-Table = Int64Array | Int32Array | Int8Array | Float32Array
+Table = Int64Array | Int32Array | Int8Array | UInt8Array | Float32Array
 """A table of a bundle."""
 
 _KINDS = {
@@ -123,7 +124,7 @@ def write_retrieve_graph(
         folder,
         inputs=RETRIEVE_INPUTS,
         outputs=RETRIEVE_OUTPUTS,
-        functions=[top_items(), top_scores()],
+        functions=[top_items(bits=coarse in BITS), top_scores()],
     )
 
 
@@ -209,7 +210,8 @@ _WHICH = ("seen_rows", "allowed", "allowed.rows", "allowed.mask", "k")
 
 
 def item_tables(items_MD: Float32Array, coarse: Coarse) -> dict[str, Table]:
-    """The tables of items' vectors: ``item_id.rows``, and ``codes`` and ``scales`` if there are codes.
+    """The tables of items' vectors: ``item_id.rows``; ``codes`` and ``scales`` if there are codes, and ``rotation`` if
+    these are of bits.
 
     Args:
         items_MD: in the order of the items' keys.
@@ -218,8 +220,13 @@ def item_tables(items_MD: Float32Array, coarse: Coarse) -> dict[str, Table]:
     rows = below_zeros(items_MD)
     if coarse == "none":
         return {"item_id.rows": rows}
-    codes, scales = item_codes(rows)
-    return {"item_id.rows": rows, "item_id.codes": codes, "item_id.scales": scales}
+    of_codes: dict[str, Table] = {}
+    if coarse in BITS:
+        of_codes["item_id.rotation"] = rotation = rotation_of(rows.shape[1])
+        of_codes["item_id.codes"], of_codes["item_id.scales"] = bit_codes(rows, rotation, bits=BITS[coarse])
+    else:
+        of_codes["item_id.codes"], of_codes["item_id.scales"] = item_codes(rows)
+    return {"item_id.rows": rows, **of_codes}
 
 
 def top_items_node(
@@ -229,7 +236,9 @@ def top_items_node(
     additions: tuple[str, str] = ("no_rows", "no_additions"),
     added_scores: str = "no_added",
 ) -> NodeProto:
-    """A call of ``TopItems`` with outputs ``vector_rows`` and ``vector_scores``, without the items of ``seen_rows``.
+    """A call of ``TopItems``, or of ``TopItemsByBits``, with outputs ``vector_rows`` and ``vector_scores``.
+
+    Without the items of ``seen_rows``.
 
     Args:
         user: name of the user's vectors, [D, Q].
@@ -237,9 +246,11 @@ def top_items_node(
         additions: names of rows and what is added to their scores, [T] each.
         added_scores: name of the added items' scores, [A, 1].
     """
-    codes = ("no_codes", "no_scales") if coarse == "none" else ("item_id.codes", "item_id.scales")
+    codes = ["no_codes", "no_scales"] if coarse == "none" else ["item_id.codes", "item_id.scales"]
+    codes += ["item_id.rotation", RERANKED] if coarse in BITS else []
     inputs = ["item_id.rows", *codes, user, *additions, added_scores, *_WHICH]
-    return helper.make_node("TopItems", inputs, ["vector_rows", "vector_scores"], domain=DOMAIN)
+    name = "TopItemsByBits" if coarse in BITS else "TopItems"
+    return helper.make_node(name, inputs, ["vector_rows", "vector_scores"], domain=DOMAIN)
 
 
 def top_scores_node(scores: str, *, added_scores: str = "no_added") -> NodeProto:

@@ -1,6 +1,8 @@
 """Certificate of an index: its lists beside those of exhaustive search, on real users.
 
 The list of the operators, which read codes first, is compared with that of the functions' bodies, which score all.
+Codes of 8 bits find all of it, by proof; those of fewer a share, which is measured here and decides how many rows they
+score (``rerank.py``).
 
 Legend: ``M`` items, ``D`` columns of their vectors, ``k`` length of a list.
 """
@@ -21,7 +23,9 @@ from recsys.arrays import Float32Array, Int64Array
 from recsys.bundle import ALL_ALLOWED, IndexInfo, TableInfo
 from recsys.errors import BundleError
 from recsys.export.certificate import TOLERANCE
-from recsys.operators import use_operators
+from recsys.export.retrieval.codes import BITS
+from recsys.export.retrieval.rerank import LEAST_RECALL, LENGTHS, Reranked, choose_reranked, exact_lists
+from recsys.operators import library, use_operators
 
 USERS = 1_000
 """Users whose lists are compared."""
@@ -49,7 +53,13 @@ class MeasuredIndex:
         told += f"vectors of effective dimension {info.effective_dimension:.1f}; "
         if info.recall is None or self.ms is None:
             return f"{told}{self.exhaustive_ms:.2f} ms by scoring all (recsys's operators do not run here)"
-        told += f"recall {info.recall:.4f} against scoring all on {info.users:,} users; "
+        if info.is_proven:
+            told += f"recall {info.recall:.4f} against scoring all on {info.users:,} users; "
+        else:
+            each = (f"{recall:.4f} of {k} by {info.reranked[k]:,} rows" for k, recall in info.recalls.items())
+            told += f"not proven: recall against scoring all on {info.users:,} users, by length of the list and rows "
+            told += f"that are scored for it, {', '.join(each)}, of longer lists by all; at least "
+            told += f"{info.least_recall:g} was asked for; "
         return f"{told}{self.ms:.2f} ms a list, {self.exhaustive_ms:.2f} by scoring all"
 
 
@@ -60,11 +70,12 @@ def certify_index(
     requests: Iterable[Mapping[str, Any]],
     *,
     list_length: int,
+    least_recall: float = LEAST_RECALL,
 ) -> MeasuredIndex:
     """Compare lists of the graph's operators with those of scoring all.
 
     An item counts as found if its score is not below that of the last one of the exhaustive list by more than rounding:
-    of equal scores any may be in a list.
+    of equal scores any may be in a list. Of codes of bits the rows to score are chosen first, and put into the graph.
 
     Args:
         folder: of the bundle.
@@ -72,13 +83,20 @@ def certify_index(
         tables: of the bundle.
         requests: inputs for real users, but for k and what is allowed.
         list_length: k.
+        least_recall: share of exact lists that codes of bits must keep, 0 to 1.
 
     Raises:
-        BundleError: an item of an exhaustive list is missing.
+        BundleError: an item of an exhaustive list is missing; of codes of bits, more than is allowed are, or recsys's
+            operators, by which it is measured, do not run here.
     """
     rows = tables["item_id.rows"]
-    coarse = "int8" if "item_id.codes" in tables else "none"
-    scanned = 4 * rows.shape[1] if coarse == "none" else tables["item_id.codes"].shape[1] + 8
+    coarse, scanned = _codes_of(tables)
+    chosen = Reranked()
+    if coarse in BITS:
+        requests = list(requests)
+        chosen = _choose(
+            folder / graph, requests, items=rows.shape[0] - 1, k=list_length, least_recall=least_recall, coarse=coarse
+        )
     own, every = _open(folder / graph, operators=True), _open(folder / graph, operators=False)
     assert every is not None
     found = wanted = users = 0
@@ -99,7 +117,9 @@ def certify_index(
         good = got >= scores.min(initial=np.inf) - tolerance
         found += min(len(np.unique(items[good])), len(scores))
     recall = None if own is None else found / wanted if wanted else 1.0
-    if recall is not None and recall < 1.0:
+    if chosen.recalls:
+        recall = chosen.recalls[list_length]
+    elif recall is not None and recall < 1.0:
         raise BundleError(
             f"certificate: the index finds {found:,} of {wanted:,} items that scoring all finds for {users:,} users; "
             "its lists are exact by proof, so that its codes are not those of its rows. The bundle was not written"
@@ -108,14 +128,42 @@ def certify_index(
     return MeasuredIndex(
         info=IndexInfo(
             coarse=coarse,
-            users=users,
+            users=chosen.users or users,
             recall=recall,
             effective_dimension=effective_dimension(vectors),
             scanned_bytes_per_item=scanned,
+            reranked={str(k): count for k, count in chosen.rows.items()},
+            recalls={str(k): share for k, share in chosen.recalls.items()},
+            least_recall=least_recall if chosen.rows else None,
         ),
         ms=median(ms) if ms else None,
         exhaustive_ms=median(every_ms) if every_ms else 0.0,
     )
+
+
+def _codes_of(tables: Mapping[str, TableInfo]) -> tuple[str, int]:
+    """The kind of codes, and bytes that a search of all reads of each item."""
+    codes = tables.get("item_id.codes")
+    if codes is None:
+        return "none", 4 * tables["item_id.rows"].shape[1]
+    if codes.dtype == "int8":
+        return "int8", codes.shape[1] + 8
+    _, bits, plane_bytes = codes.shape
+    return f"{bits}bit", bits * plane_bytes + 4
+
+
+def _choose(
+    graph: Path, requests: list[Mapping[str, Any]], *, items: int, k: int, least_recall: float, coarse: str
+) -> Reranked:
+    if library() is None:
+        raise BundleError(
+            f"certificate: the recall of codes of {coarse} is measured by recsys's operators, which do not run here: "
+            "compile them, or use --coarse int8. The bundle was not written"
+        )
+    every = _open(graph, operators=False)
+    assert every is not None
+    lists = exact_lists(every, requests, min(items, max(k, *LENGTHS)))
+    return choose_reranked(graph, lists, items=items, list_length=k, least_recall=least_recall, coarse=coarse)
 
 
 def chosen_users(users: Int64Array) -> list[int]:

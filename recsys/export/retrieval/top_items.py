@@ -1,7 +1,8 @@
-"""``recsys.TopItems`` and ``recsys.TopScores``: the last step of every search, as ONNX functions.
+"""``recsys.TopItems``, ``TopItemsByBits`` and ``TopScores``: the last step of every search, as ONNX functions.
 
 They find the best of all rows that are allowed and not left out: ``TopItems`` by the products of the items' rows with a
-user's vectors, ``TopScores`` by given scores. Their bodies here are of standard operators:
+user's vectors, ``TopScores`` by given scores. ``TopItemsByBits`` is what ``TopItems`` is, and its operator may miss
+what the certificate of the index allows it to miss. Their bodies here are of standard operators:
 
 - where all is allowed, all rows are scored, and what else is there costs nothing;
 - of a list only its rows are read, so that a search costs as much as the list is long;
@@ -36,8 +37,8 @@ _I64, _F32, _BOOL = TensorProto.INT64, TensorProto.FLOAT, TensorProto.BOOL
 _node = helper.make_node
 
 
-def top_items(*, interests: int = 1, additions: bool = False, added: bool = False) -> FunctionProto:
-    """``TopItems``: a row's score is its largest product with one of the user's vectors, and what is added to it.
+def top_items(*, interests: int = 1, additions: bool = False, added: bool = False, bits: bool = False) -> FunctionProto:
+    """``TopItems``, or ``TopItemsByBits``: scores are the largest products with the user's vectors, and what is added.
 
     Inputs: ``items`` [M + 1, D] float32, row 0 of no item; ``codes`` [M + 1, P] int8 and ``scales`` [M + 1, 2] float32
     of them (``codes.py``), or P is 0: the body does not read these; ``user`` [D, Q]; ``addition_rows`` [T] int64 and
@@ -46,10 +47,15 @@ def top_items(*, interests: int = 1, additions: bool = False, added: bool = Fals
     byte r // 8 for row r; ``k`` []. Outputs: ``rows`` [K] int64 and ``scores`` [K], best first, equal ones in the
     order of their rows.
 
+    ``TopItemsByBits`` has ``codes`` [M + 1, B, P / 8] uint8 and ``scales`` [M + 1, 1] float32, then ``rotation`` [P, D]
+    float32 (``bits.py``) and ``reranked`` [S, 2] int64: the lengths of lists, ascending, and how many rows its operator
+    scores for those and shorter ones; of longer ones all. The body finds the exact list, and reads none of these.
+
     Args:
         interests: Q.
         additions: T is more than 0; else the body does not look at them.
         added: A is more than 0; else the same.
+        bits: ``TopItemsByBits``.
     """
     products = [_node("MatMul", ["chosen", "user"], ["by_vector"])]
     if interests > 1:
@@ -81,9 +87,10 @@ def top_items(*, interests: int = 1, additions: bool = False, added: bool = Fals
             )
         )
         list_scores, all_scores = "list.summed", "all.summed"
-    inputs = ["items", "codes", "scales", "user", "addition_rows", "additions", "added_scores", *WHICH]
+    of_codes = ["codes", "scales", *(["rotation", "reranked"] if bits else [])]
+    inputs = ["items", *of_codes, "user", "addition_rows", "additions", "added_scores", *WHICH]
     nodes = _best(of_list, list_scores, of_all, all_scores, table="items", added=added)
-    return _function("TopItems", inputs, nodes)
+    return _function("TopItemsByBits" if bits else "TopItems", inputs, nodes)
 
 
 def top_scores(*, added: bool = False) -> FunctionProto:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from recsys.serving.inference.retrieval_session import open_retrieval
 from recsys.serving.inference.table_guard import TableGuard
 from recsys.serving.process.releases.plan import PlannedRelease
 from recsys.serving.settings import Settings
+
+_log = logging.getLogger("recsys.serving")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,7 @@ def open_models(
             release=release.name,
             low_priority=low_priority,
         )
+        _say_what_is_not_proven(bundle)
         similar = open_similar(
             bundle,
             retrieval,
@@ -116,6 +120,22 @@ def open_models(
         if ranking is not None:
             check_pair(retrieval, ranking.features, ranking.model)
     return Models(ranking, retrieval, similar, neighbours, audience, tuple(guards))
+
+
+def _say_what_is_not_proven(bundle: Bundle) -> None:
+    """Log that a retrieval bundle's lists may lack items."""
+    index = bundle.manifest.index
+    if index is not None and not index.is_proven:
+        by_length = sorted(index.recalls.items(), key=lambda each: int(each[0]))
+        recalls = ", ".join(f"{recall:.4f} of lists of {k}" for k, recall in by_length)
+        _log.info(
+            "retrieval model %r finds items by codes of %s: its lists are not proven to be exact; measured at export "
+            "on %d users: %s",
+            bundle.manifest.model,
+            index.coarse,
+            index.users,
+            recalls,
+        )
 
 
 def _open_bundle(release: PlannedRelease, path: Path, verify: Verify) -> Bundle:

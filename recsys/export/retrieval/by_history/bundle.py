@@ -24,6 +24,7 @@ from recsys.export.retrieval.by_history.two_tower.model import TowerExport
 from recsys.export.retrieval.codes import Coarse
 from recsys.export.retrieval.index import MeasuredIndex, certify_index
 from recsys.export.retrieval.lists import measured_lists
+from recsys.export.retrieval.rerank import LEAST_RECALL
 from recsys.export.retrieval.segments import Segments, add_segments
 from recsys.export.retrieval.shared_users.add import SharedUsers, add_shared_users
 from recsys.export.retrieval.similar import add_similar
@@ -81,6 +82,7 @@ def export_history_bundle(
     segments: Segments | None = None,
     coarse: Coarse = "int8",
     shared_users: SharedUsers | None = None,
+    least_recall: float = LEAST_RECALL,
     measured_index: Callable[[MeasuredIndex], None] = lambda _: None,
     overwrite: bool = False,
     created_at: str = "",
@@ -88,8 +90,8 @@ def export_history_bundle(
     """Write a bundle with a certificate from real users' histories; as ``export_retrieval_bundle``, which comes here.
 
     Args:
-        run_dir, interactions, path, name, segments, coarse, shared_users, measured_index, overwrite, created_at: as
-            there.
+        run_dir, interactions, path, name, segments, coarse, least_recall, shared_users, measured_index, overwrite,
+            created_at: as there.
         kind: of the model, one of ``HISTORY_MODELS``.
 
     Raises:
@@ -138,6 +140,7 @@ def export_history_bundle(
                 beside={} if segments is None else segments.missing,
             ),
             list_length=config.train.list_length,
+            least_recall=least_recall,
         )
         measured_index(index)
         return writer.finish(

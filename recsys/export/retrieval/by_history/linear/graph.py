@@ -31,7 +31,7 @@ from recsys.embeddings.row_maps.id_table import build_id_table
 from recsys.errors import InvalidInputError
 from recsys.export.retrieval.by_history.added import TABLE_ROWS, split_rows, used_scores
 from recsys.export.retrieval.by_history.search import history_search
-from recsys.export.retrieval.codes import Coarse
+from recsys.export.retrieval.codes import BITS, Coarse
 from recsys.export.retrieval.graph import (
     Table,
     below_zeros,
@@ -176,7 +176,10 @@ def write_history_graph(
         outputs={**RETRIEVE_OUTPUTS, **HISTORY_OUTPUTS},
         floats=floats,
         integers=integers,
-        functions=[top_items(additions=bool(neighbours), added=takes_added), top_scores(added=takes_added)],
+        functions=[
+            top_items(additions=bool(neighbours), added=takes_added, bits=coarse in BITS),
+            top_scores(added=takes_added),
+        ],
     )
 
 

@@ -34,7 +34,7 @@ from recsys.export.graphs.modules import HISTORY
 from recsys.export.retrieval.by_history.added import TABLE_ROWS, split_rows, used_scores
 from recsys.export.retrieval.by_history.search import history_search
 from recsys.export.retrieval.by_history.two_tower.modules import INTERESTS, ITEMS, OLDER, TIME, UserSide
-from recsys.export.retrieval.codes import Coarse
+from recsys.export.retrieval.codes import BITS, Coarse
 from recsys.export.retrieval.graph import (
     below_zeros,
     by_vectors_or_popularity,
@@ -123,7 +123,10 @@ def write_tower_graph(
         inputs=inputs,
         outputs={**RETRIEVE_OUTPUTS, **HISTORY_OUTPUTS},
         integers=integers,
-        functions=[top_items(interests=user.net.interests, added=takes_added), top_scores(added=takes_added)],
+        functions=[
+            top_items(interests=user.net.interests, added=takes_added, bits=coarse in BITS),
+            top_scores(added=takes_added),
+        ],
         traced=traced,
     )
     tables |= infos

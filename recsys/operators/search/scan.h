@@ -37,7 +37,11 @@ struct Scan {
   void (*bounds)(const int8_t* codes, int64_t P, const float* scales, const int64_t* rows, int64_t begin, int64_t count,
                  const Query& query, bool more, int32_t* out, float* upper);
   float (*dot)(const float* a, const float* b, int64_t D);
+  // Tests if any of up to kGroup numbers is no less.
+  bool (*any_reach)(const float* numbers, int64_t count, float least);
 };
+
+constexpr int64_t kGroup = 32;
 
 namespace scans {
 
@@ -77,6 +81,15 @@ ALWAYS float sum_of_products(const float* a, const float* b, int64_t D) {
   return sums[0];
 }
 
+ALWAYS bool one_reaches(const float* numbers, int64_t count, float least) {
+  int any = 0;
+  if (count == kGroup)
+    for (int64_t i = 0; i < kGroup; i++) any |= numbers[i] >= least;
+  else
+    for (int64_t i = 0; i < count; i++) any |= numbers[i] >= least;
+  return any;
+}
+
 inline void bounds_plain(const int8_t* codes, int64_t P, const float* scales, const int64_t* rows, int64_t begin,
                          int64_t count, const Query& query, bool more, int32_t* out, float* upper) {
   for (int64_t i = 0; i < count; i++) {
@@ -89,6 +102,8 @@ inline void bounds_plain(const int8_t* codes, int64_t P, const float* scales, co
 }
 
 inline float dot_plain(const float* a, const float* b, int64_t D) { return sum_of_products(a, b, D); }
+
+inline bool reach_plain(const float* numbers, int64_t count, float least) { return one_reaches(numbers, count, least); }
 
 #if defined(__x86_64__)
 
@@ -149,6 +164,10 @@ WITH_AVX2 inline void bounds_avx2(const int8_t* codes, int64_t P, const float* s
 }
 
 WITH_AVX2 inline float dot_avx2(const float* a, const float* b, int64_t D) { return sum_of_products(a, b, D); }
+
+WITH_AVX2 inline bool reach_avx2(const float* numbers, int64_t count, float least) {
+  return one_reaches(numbers, count, least);
+}
 
 WITH_AVX512 inline void bounds_avx512(const int8_t* codes, int64_t P, const float* scales, const int64_t* rows,
                                       int64_t begin, int64_t count, const Query& query, bool more, int32_t* out,
@@ -222,12 +241,12 @@ inline int best_scan() {
 
 inline Scan scan_of(int number) {
 #if defined(__x86_64__)
-  if (number == 2) return {scans::bounds_avx512, scans::dot_avx512};
-  if (number == 1) return {scans::bounds_avx2, scans::dot_avx2};
+  if (number == 2) return {scans::bounds_avx512, scans::dot_avx512, scans::reach_avx2};
+  if (number == 1) return {scans::bounds_avx2, scans::dot_avx2, scans::reach_avx2};
 #elif defined(__aarch64__)
-  if (number == 1) return {scans::bounds_neon, scans::dot_plain};
+  if (number == 1) return {scans::bounds_neon, scans::dot_plain, scans::reach_plain};
 #endif
-  return {scans::bounds_plain, scans::dot_plain};
+  return {scans::bounds_plain, scans::dot_plain, scans::reach_plain};
 }
 
 }  // namespace recsys
