@@ -10,9 +10,11 @@ And the recall that codes of 1 bit keep (``retrieving/bits.py``).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +124,7 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
         work = options.work if options.size == "full" else Path(name)
         for vectors_of in SETS:
             users, items = vectors(vectors_of, options.size, options.data, work)
-            on = machine(LIBRARIES, users=len(users), items=len(items), dim=items.shape[1], k=100)
+            on = machine((*LIBRARIES, *_installed()), users=len(users), items=len(items), dim=items.shape[1], k=100)
             say(f"searching {len(items):,} items of {vectors_of}")
             with pinned(cores()[0]), worker(comparison, users, items) as measure:
                 by_index, dimension = measure(1)
@@ -144,6 +146,16 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
                     effective_dimension=round(dimension, 1),
                     peers=facts({each: by_index[each][filtered] for each in peers}),
                 )
+
+
+def _installed() -> list[str]:
+    """The others' packages that are there."""
+    found = []
+    for package in ("faiss-cpu", "hnswlib"):
+        with contextlib.suppress(PackageNotFoundError):
+            version(package)
+            found.append(package)
+    return found
 
 
 def options() -> argparse.ArgumentParser:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 _SAMPLED = 64
 _PAGE = 4096
+_MOST_HELD = 0.1
+_TRIES, _PAUSE_S = 20, 0.01
 
 
 def drop_pages(file: Path) -> bool:
@@ -17,9 +20,15 @@ def drop_pages(file: Path) -> bool:
     if not hasattr(os, "posix_fadvise"):
         return False
     with file.open("rb") as opened:
-        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        held = _held(opened.fileno(), file.stat().st_size)
-    return held is not None and held <= 0.1
+        for _ in range(_TRIES):
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            held = _held(opened.fileno(), file.stat().st_size)
+            if held is None:
+                return False
+            if held <= _MOST_HELD:
+                return True
+            time.sleep(_PAUSE_S)  # what is being read ahead just now is not dropped
+    return False
 
 
 def _held(descriptor: int, size_bytes: int) -> float | None:

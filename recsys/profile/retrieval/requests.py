@@ -107,16 +107,17 @@ def _stored(bundle: Bundle, path: Path, redis_url: str, users: int) -> list[Aske
     with opened_stores(redis_url, bundle.features, settings) as stores:
         store = stores.blocking_store
         keys = list(islice(chain.from_iterable(store.users()), users))
-        if not keys:
-            raise InvalidInputError(
-                f"the store has no histories of {bundle.features.name!r}: fill it (recsys ingest, recsys materialize), "
-                "or leave out --redis-url for made ones"
-            )
         declared = bundle.features.history
         limit = 1 if declared is None else min(declared.max_events, 1_000)
-        found = store.histories(keys, limit=limit, timeout_s=_TIMEOUT_S)
-    return [
+        found = store.histories(keys, limit=limit, timeout_s=_TIMEOUT_S) if keys else []
+    asked = [
         Asked(user_key=int(key), events=events, seen=np.unique(events["item"]))
         for key, (_, events) in zip(keys, found, strict=True)
         if len(events)
     ]
+    if not asked:
+        raise InvalidInputError(
+            f"the store has no histories of {bundle.features.name!r}: fill it (recsys ingest, recsys materialize), or "
+            "leave out --redis-url for made ones"
+        )
+    return asked

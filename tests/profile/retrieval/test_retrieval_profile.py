@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
@@ -13,12 +14,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 from support.tiny_bundle import write_tiny_bundle
-from support.tiny_retrieval import tiny_tables, write_tiny_history_retrieval, write_tiny_retrieval
+from support.tiny_retrieval import HISTORY_FEATURES, tiny_tables, write_tiny_history_retrieval, write_tiny_retrieval
 from support.tiny_run import folder_of_this_process
 
 from recsys.bundle import IndexInfo
 from recsys.cli.serving import profile
 from recsys.errors import BundleError, ConfigError, InvalidInputError
+from recsys.feature_store.redis.store import RedisFeatureStore
+from recsys.features.history.records import make_events
 from recsys.operators import library
 from recsys.profile.retrieval import measure
 from recsys.profile.retrieval.cold import drop_pages
@@ -89,6 +92,22 @@ def test_a_bundle_that_knows_users_by_their_history_is_asked_about_made_ones() -
     found = profile_retrieval(by_history(), top_k=3, searches=4, users=3, history=7)
     assert (found.users, found.users_are) == (3, "made users of 7 events each, drawn by popularity")
     assert [row.exact in (1.0, None) for row in found.rows] == [True] * 5
+
+
+def test_users_of_a_store_are_asked_about_with_their_own_histories(redis_url: str) -> None:
+    with pytest.raises(InvalidInputError, match="the store has no histories of 'tiny': fill it"):
+        profile_retrieval(by_history(), redis_url=redis_url)
+
+    async def fill() -> None:
+        store = RedisFeatureStore.connect(redis_url, HISTORY_FEATURES)
+        for user in (7, 8):
+            events = make_events(HISTORY_FEATURES, item=[1, 2], timestamp_ms=[1_600_000_000_000, 1_600_000_001_000])
+            await store.append(user, events, timeout_s=10.0)
+        await store.close()
+
+    asyncio.run(fill())
+    found = profile_retrieval(by_history(), redis_url=redis_url, top_k=3, searches=4)
+    assert (found.users, found.users_are) == (2, "users of the store")
 
 
 @pytest.mark.parametrize(
