@@ -1,7 +1,8 @@
-"""Items that PutEntities has stored: those that a served retrieval model will find, or never will, are counted."""
+"""Items that are stored: those that a served retrieval model will find, or never will, are counted."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 import numpy as np
@@ -29,6 +30,26 @@ class PutItems:
         self._models = models
         self._most = most
         self._trouble = RateLimitedLog(_log, every_s=3600.0)
+        self._last: tuple[Int64Array, tuple[str, ...], int] = (np.empty(0, dtype=np.int64), (), 0)
+
+    def never_found(self, keys: Int64Array) -> int:
+        """Number of stored items that are in no list of a served model: its bundle has them not, and it makes no rows.
+
+        Of all models together; of one whose tables are damaged none. Counted anew where the array, keys [N], is another
+        one, or the releases are others.
+        """
+        with self._models.current() as routes:
+            names = tuple(route.live.name for route in routes.models.values())
+            if self._last[0] is keys and self._last[1] == names:
+                return self._last[2]
+            found = 0
+            for route in routes.models.values():
+                if (recommender := route.live.recommender) is None or (recommender.index.item_inputs and self._most):
+                    continue
+                with contextlib.suppress(ModelError):  # its calls say so
+                    found += int(np.count_nonzero(~recommender.index.has_items(keys)))
+        self._last = keys, names, found
+        return found
 
     def put(self, keys: Int64Array) -> None:
         """Count items that were stored, keys [N]; of a release whose tables are damaged none."""

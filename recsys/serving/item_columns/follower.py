@@ -42,6 +42,7 @@ _NO_ROOM_S = 5.0
 
 _AGAIN_S = 60.0
 _ANYWAY_S = 3_600.0
+_STORED_S = 30.0
 _CLOSE_S = 5.0
 
 
@@ -88,6 +89,10 @@ class ColumnFollower:
         self._looked_s = 0.0
         self._next_s = 0.0
         """No step before: there was no room."""
+        self.stored = np.empty(0, dtype=np.int64)
+        """Keys of the items that are stored and not withdrawn, as of half a minute ago at most; of the writer."""
+        self._stored_next_s = 0.0
+        self._stored_changed = True
         self._trouble = RateLimitedLog(_log)
         self._thread = threading.Thread(target=self._run, name="item-columns", daemon=True)
         self._thread.start()
@@ -180,6 +185,10 @@ class ColumnFollower:
             writer.state.is_current(began_s)
             writer.list_places()
             self.tried.set()
+        self._stored_changed |= bool(len(keys)) or self._must_look
+        if self._stored_changed and not self._must_look and began_s >= self._stored_next_s:
+            self.stored, self._stored_changed = writer.stored_keys(), False
+            self._stored_next_s = began_s + _STORED_S
         return changes.more or self._must_look
 
     def _look(self, writer: ColumnWriter, *, until_s: float) -> None:

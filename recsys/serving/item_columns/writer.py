@@ -17,7 +17,7 @@ import numpy as np
 
 from recsys.arrays import BoolArray, Int32Array, Int64Array, UInt8Array
 from recsys.errors import NoSpaceError
-from recsys.feature_store.base import IS_WITHDRAWN, NOT_STORED
+from recsys.feature_store.base import IS_WITHDRAWN, NOT_STORED, STORED
 from recsys.features.columns import Column
 from recsys.features.feature_set import Feature
 from recsys.features.hashing import MISSING
@@ -177,6 +177,13 @@ class ColumnWriter:
         if self._current is None:
             return np.empty(0, dtype=np.int64)
         return self._current.items.keys_C[: len(self._current.items)].copy()
+
+    def stored_keys(self) -> Int64Array:
+        """Keys of the items whose rows are stored and not withdrawn."""
+        if self._current is None:
+            return np.empty(0, dtype=np.int64)
+        keys: Int64Array = self.keys()[self._current.stored[: len(self._current.items)] == STORED]
+        return keys
 
     def _set(self, into: Generation, keys: Int64Array, columns: Mapping[str, Column], item: UInt8Array) -> None:
         places = into.items.add(keys)

@@ -233,6 +233,7 @@ def serving(
             added_items = shared.added_items
             gauges = {"added_items": added_items.count, "added_items_behind": added_items.behind}
             gauges |= column_gauges(columns, follower)
+            gauges["items_never_found"] = lambda: put_items.never_found(follower.stored) if follower.writes else 0
             sources["filters"] = shared.filter_counts.read
             sources["rules"] = shared.rule_counts.read
             stack.enter_context(telemetry.polling(sources, gauges=gauges))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
+import numpy as np
+
 from recsys.arrays import Int64Array
 from recsys.errors import StoreError
 from recsys.feature_store.blocking import BlockingFeatureStore
@@ -66,6 +68,10 @@ class RelatedService:
                     result, query, names=recommender.index.names, include_timings=message.timings
                 )
             self._counts.answered(query.timer, [Answer(release, result)])
+            known = int(np.count_nonzero(result.known))
+            for item, seeds in (("known", known), ("unknown", len(result.known) - known)):
+                if seeds and self._telemetry is not None:
+                    self._telemetry.count("similar_seeds", item, by=seeds)
             return response
 
     def Audience(self, message: pb.AudienceRequest, context: Context) -> pb.AudienceResponse:

@@ -145,6 +145,11 @@ def families(methods: Sequence[str]) -> tuple[Family, ...]:
             {"by": FALLBACKS},
         ),
         Family(
+            "similar_seeds",
+            "Seeds of Similar, by whether the retrieval model, or the store beside it, knows anything of them.",
+            {"item": ("known", "unknown")},
+        ),
+        Family(
             "item_rows",
             "Looks at items that came after training, by outcome: a row was made, or why there is none.",
             {"outcome": ITEM_OUTCOMES},
@@ -227,6 +232,12 @@ def families(methods: Sequence[str]) -> tuple[Family, ...]:
         Family("item_columns_bytes", "Memory of the item columns, which the workers share.", {}, gauge=True),
         Family("item_columns_left_out", "Items that the item columns have no room for.", {}, gauge=True),
         Family("withdrawn_items", "Items that are withdrawn, told by who writes the item columns.", {}, gauge=True),
+        Family(
+            "items_never_found",
+            "Items of the store that are in no list of a served retrieval model, told by who writes the item columns.",
+            {},
+            gauge=True,
+        ),
         Family("workers_serving", "Worker processes that answer calls.", {}, gauge=True),
     )
 

@@ -66,3 +66,13 @@ def test_every_served_model_counts_and_a_damaged_one_stops_no_put() -> None:
     assert items.counts.read() == {"never": 1, "soon": 1}
     items.put(np.array([-1, 12]))
     assert items.counts.read() == {"never": 1, "soon": 1}
+
+
+def test_stored_items_that_no_list_can_have_are_those_of_models_that_make_no_rows() -> None:
+    stored = np.array([1, 9, 10, 11])
+    assert put_items(Index(), None).never_found(stored) == 2
+    assert put_items(Index("price")).never_found(stored) == 0, "they are found soon"
+    assert put_items(Index("price"), most=0).never_found(stored) == put_items(Index(), Index()).never_found(stored) / 2
+    items = put_items(Index())
+    assert [items.never_found(each) for each in (stored, stored, np.array([10]))] == [2, 2, 1], "counted anew"
+    assert items.never_found(np.array([-1])) == 0, "damaged tables: its calls say so"

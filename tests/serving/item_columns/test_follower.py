@@ -17,6 +17,7 @@ from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.feature_store.item_cache import ItemCache
 from recsys.feature_store.loop_thread import loop_in_thread
 from recsys.features.entities import make_columns
+from recsys.serving.item_columns import follower as columns_follower
 from recsys.serving.item_columns import writer as columns_writer
 from recsys.serving.item_columns.columns import ItemColumns
 from recsys.serving.item_columns.follower import ColumnFollower
@@ -122,3 +123,15 @@ def test_items_are_listed_by_value_once_there_are_many(
         put_offers([3])
         until(lambda: columns.read(lambda generation, version: generation.has_lists).found)
         assert not list(tmp_path.glob("making*"))
+
+
+def test_the_writer_knows_the_items_that_are_stored_and_not_withdrawn(
+    tmp_path: Path, store: BlockingFeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(columns_follower, "_STORED_S", 0.1)
+    put(store, {1: 1.0, 2: 2.0, 3: 3.0})
+    with following(tmp_path, store) as follower:
+        until(lambda: follower.stored.tolist() == [1, 2, 3])
+        put(store, {4: 4.0})
+        store.withdraw_items(np.array([2]), timeout_s=5.0)
+        until(lambda: sorted(follower.stored.tolist()) == [1, 3, 4])

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import redis
+from support.plan_server import plan_server
 from support.tiny_retrieval import TEXT_FEATURES, tiny_tables, tiny_text_tables, write_tiny_retrieval
 from support.tiny_server import Start, stalled
 from typer.testing import CliRunner
 
 from recsys.cli import app
 from recsys.client import AsyncClient, Client, InvalidArgument, NotExported, NotFound
+from recsys.releases.served import ServedModel
+from recsys.serving.item_columns import follower
+from recsys.serving.process.releases.plan import Plan, PlannedRelease
 from recsys.serving.process.server import running_server
 from recsys.serving.settings import Settings
+from recsys.serving.telemetry.totals import read_totals
 
 TABLES = tiny_tables(items=60)
 
@@ -108,3 +114,20 @@ async def test_a_store_that_is_away_does_not_matter(start: Start, finder: Path, 
         with stalled(redis_admin):
             near = await client.similar(items=[3], top_k=5, timeout_s=5.0)
         assert len(near.items) == 5 and near.degraded == ()
+
+
+def test_unknown_seeds_and_stored_items_that_no_list_can_have_are_counted(
+    finder: Path, tiny_bundle: Path, tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower, "_STORED_S", 0.1)
+    release = PlannedRelease(name="r", ranking=tiny_bundle, retrieval=finder, slot=0)
+    plan = Plan(number=1, models={"m": ServedModel(live="r")}, default="m", releases={"r": release})
+    settings = Settings(port=0, redis_url=redis_url, store_timeout_ms=5_000)
+    with plan_server(plan, settings, tmp_path) as served, Client(served.address) as client:
+        client.put_entities(entity="item", ids=[3, 10**9, 10**9 + 1], features={"price": [1.0, 2.0, 3.0]})
+        client.similar(items=[3, 8, 10**15], top_k=2)
+        until_s = time.monotonic() + 20.0
+        while (counters := read_totals(served.counts).counters)["items_never_found",] != 2:
+            assert time.monotonic() < until_s, counters
+            time.sleep(0.1)
+    assert counters["similar_seeds", "known"] == 2 and counters["similar_seeds", "unknown"] == 1
