@@ -213,6 +213,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_lists_are_made_when_there_are_none_and_again_when_much_has_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(columns_writer, "_PAUSES", 0)
     to = writer(tmp_path)
     put(to, [30, 10, 20], category=np.array([7, 8, 7]))
     assert listed(to, tmp_path, 7) is None
@@ -225,13 +226,23 @@ def test_lists_are_made_when_there_are_none_and_again_when_much_has_changed(
     assert listed(to, tmp_path, 7) == [10, 20, 30]
     assert listed(to, tmp_path, 8) == [10, 10], "it is as of before, and what changed is looked at as well"
     monkeypatch.setattr(columns_writer, "_MANY_CHANGES", 0)
-    monkeypatch.setattr(columns_writer, "_PAUSES", 0)
-    to.list_places()
-    assert to.listing is first, "not before a pause as long as ten times what they took"
-    time.sleep(0.3)
     to.list_places()
     assert listed(to, tmp_path, 8) == []
     assert len(list(tmp_path.glob("postings-*"))) == 1
+
+
+@pytest.mark.usefixtures("few")
+def test_lists_are_made_as_far_apart_as_they_take_many_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(columns_writer, "_PAUSES", 1e6)
+    monkeypatch.setattr(columns_writer, "_MANY_CHANGES", 0)
+    to = writer(tmp_path)
+    put(to, [30], category=np.array([7]))
+    to.list_places()
+    assert listed(to, tmp_path, 7) == [30]
+    put(to, [10], category=np.array([7]))
+    first = to.listing
+    to.list_places()
+    assert to.listing is first and listed(to, tmp_path, 7) == [10, 30]
 
 
 @pytest.mark.usefixtures("few")
