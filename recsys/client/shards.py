@@ -71,10 +71,11 @@ class ShardedRetriever:
             ShardsDiffer: the answers are not of all shards of one model, or not of the same user.
             RpcError, InvalidInputError: as :meth:`Client.retrieve`.
         """
+        until_s = time.monotonic() + self._clients[0]._limit_s(timeout_s, self._clients[0]._timeout_s)
 
         def ask(client: Client) -> Answer:
-            try:
-                return client.retrieve(user=user, top_k=top_k, timeout_s=timeout_s, **query)
+            try:  # waiting for a thread is of the call's time
+                return client.retrieve(user=user, top_k=top_k, timeout_s=until_s - time.monotonic(), **query)
             except RpcError as error:
                 return error
 

@@ -129,7 +129,10 @@ def profile_bundle(
         raise InvalidInputError("history is of made users; with a Redis of your own, its users have theirs")
     bundle = open_bundle(path)
     if bundle.manifest.kind != "ranking":
-        raise BundleError(f"{path}: a {bundle.manifest.kind} bundle; allowed: a ranking bundle, of which Rank is asked")
+        raise BundleError(
+            f"{path}: a {bundle.manifest.kind} bundle; allowed: a ranking bundle, of which Rank is asked (of a "
+            "retrieval bundle: with --retrieval)"
+        )
     settings = Settings(bundle=path, store_timeout_ms=1_000, max_candidates=max(10_000, candidates))
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="recsys-profile-")))

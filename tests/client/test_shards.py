@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,7 +41,7 @@ from recsys.client import (
     below,
     where,
 )
-from recsys.client.shards import Answer, merge_shards
+from recsys.client.shards import _THREADS_A_SHARD, Answer, merge_shards
 from recsys.data.interactions.pairs import ids_of
 from recsys.errors import InvalidInputError
 from recsys.feature_store.embedded.server import EmbeddedRedis
@@ -194,6 +196,32 @@ def test_a_shard_that_is_away_is_an_error_or_said(shop: Fleet) -> None:
         assert found.items.tolist() == left.items.tolist()
         with pytest.raises(InvalidArgument):
             partial.retrieve(user=4, top_k=0)
+
+
+def test_a_shard_that_hangs_costs_no_call_more_than_its_timeout_however_many_there_are(shop: Fleet) -> None:
+    """More callers than threads: the time in which a call waits for a thread is of its timeout."""
+    callers = 16 * _THREADS_A_SHARD
+    with socket.create_server(("127.0.0.1", 0), backlog=8) as silent:
+        addresses = [shop.addresses[0], f"127.0.0.1:{silent.getsockname()[1]}"]
+        with ShardedRetriever(addresses, timeout_s=0.5) as shards, ThreadPoolExecutor(callers) as threads:
+
+            def seconds(caller: int) -> float:
+                began_s = time.monotonic()
+                with pytest.raises(RpcError):
+                    shards.retrieve(user=1)
+                return time.monotonic() - began_s
+
+            assert max(threads.map(seconds, range(callers))) < 2.5
+
+
+async def test_a_closed_client_says_so(shop: Fleet) -> None:
+    shards, waiting = ShardedRetriever(shop.addresses), AsyncShardedRetriever(shop.addresses)
+    shards.close()
+    await waiting.close()
+    with pytest.raises(RpcError, match="this client was closed; make another one"):
+        shards.retrieve(user=1)
+    with pytest.raises(RpcError, match="this client was closed; make another one"):
+        await waiting.retrieve(user=1)
 
 
 def test_users_by_history_and_new_items_are_as_on_one_server(tmp_path: Path, redis_server: EmbeddedRedis) -> None:

@@ -163,7 +163,7 @@ def test_a_folder_without_a_bundle_is_said(tmp_path: Path) -> None:
 
 def test_a_retrieval_bundle_is_said(tmp_path: Path) -> None:
     write_tiny_retrieval(tmp_path / "finder")
-    with pytest.raises(BundleError, match="finder: a retrieval bundle; allowed: a ranking bundle"):
+    with pytest.raises(BundleError, match="finder: a retrieval bundle; allowed: a ranking bundle.*: with --retrieval"):
         profile_bundle(tmp_path / "finder", history=3)
 
 

@@ -60,7 +60,6 @@ class ItemColumns:
         self._folder = folder
         self._lock = threading.Lock()
         self._mapped: tuple[int, Generation] | None = None
-        self._postings = (0, 0)
 
     def read(self, reads: Callable[[Generation, int], T]) -> Reading[T]:
         """Call a function with the columns and their version, again if they were changed while it ran.
@@ -121,13 +120,13 @@ class ItemColumns:
 
     def _find_postings(self, generation: Generation) -> None:
         """Have the columns know the postings that there are now."""
-        numbers = (self.state.generation, self.state.postings)
-        if numbers != self._postings:
+        number = self.state.postings
+        if number != generation.postings_number:
             try:
-                generation.postings = open_postings(postings_path(self._folder, *numbers))
+                generation.postings = open_postings(postings_path(self._folder, generation.number, number))
             except FileNotFoundError:  # they are of other columns, or others follow
                 return
-            self._postings = numbers
+            generation.postings_number = number
 
     def _generation(self) -> Generation | None:
         for _ in range(3):
@@ -138,10 +137,13 @@ class ItemColumns:
             if mapped is not None and mapped[0] == number:
                 return mapped[1]
             with self._lock:
+                if self._mapped is not None and self._mapped[0] == number:  # another thread was faster
+                    return self._mapped[1]
                 try:
                     opened = open_generation(self._folder / f"columns-{number}")
                 except FileNotFoundError:
                     continue  # another follows
+                opened.number = number
                 self._mapped = (number, opened)
                 return opened
         return None

@@ -107,6 +107,8 @@ class ColumnFollower:
         self._closing.set()
         self._thread.join(_CLOSE_S)
         if self._lock is not None and not self._thread.is_alive():
+            if self.writer is not None:
+                self.writer.close()
             os.close(self._lock)
             self._lock = None
 
@@ -155,6 +157,8 @@ class ColumnFollower:
         return self.writer
 
     def _start_over(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
         self.writer, self._pages, self._found, self._left, self._must_look = None, None, [], None, True
 
     def _step(self) -> bool:

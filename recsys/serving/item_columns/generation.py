@@ -51,11 +51,13 @@ class Generation:
         stored: ``NOT_STORED``, ``STORED`` or ``IS_WITHDRAWN`` of each item; uint8, [C].
         columns: values by feature.
         postings: places by values; None: there are none yet.
+        number, postings_number: of their files, for who looks for newer postings.
     """
 
     def __init__(self, layout: Layout, mapped: mmap.mmap) -> None:
         self.layout = layout
         self.postings: Postings | None = None
+        self.number = self.postings_number = 0
         self._changed: tuple[int, int, Int32Array] | None = None
         arrays = {
             name: np.frombuffer(mapped, dtype=dtype, count=int(np.prod(shape)), offset=at).reshape(shape)

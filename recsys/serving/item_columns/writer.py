@@ -36,6 +36,7 @@ _SPARE = 1.25
 FEWEST_LISTED = 65_536
 """Items; fewer are looked at as fast."""
 
+_CLOSE_S = 10.0
 _MANY_CHANGES = 4_096
 _PAUSES = 10
 """Times as long as making postings took, until they are made again."""
@@ -153,6 +154,11 @@ class ColumnWriter:
             target=self._list, args=(self._number, snapshot), name="item-postings", daemon=True
         )
         self.listing.start()
+
+    def close(self) -> None:
+        """Wait for postings that are being made: the next writer of the folder makes them in the same file."""
+        if self.listing is not None:
+            self.listing.join(_CLOSE_S)
 
     def _list(self, generation: int, snapshot: Snapshot) -> None:
         began_s = time.monotonic()

@@ -98,9 +98,19 @@ def test_similar_by_users_gives_the_items_of_the_lists_that_pass(client: Client)
     expected = {item: score for item, score in jaccard(LOG, 4).items() if item % 2 and item < 20}
     assert near.items.tolist() == sorted(expected, key=lambda item: (-expected[item], item)) and expected
     assert near.filter is not None and near.filter.passed == len(expected) and near.degraded == ()
-    assert client.similar(items=[4], by="users", filter=where(category="shoez")).filter is not None
-    some = client.similar(items=[4], by="users", filter=where(category="shoes"), exclude=list(range(1, 31)))
-    assert some.filter is not None and some.filter.reason and len(some.items) == 0
+
+
+def test_an_empty_list_by_users_says_why(client: Client) -> None:
+    def asked(items: list[int], category: str = "shoes", **more: Any) -> tuple[int, str, str]:
+        near = client.similar(items=items, by="users", filter=where(category=category), **more)
+        assert near.filter is not None and not len(near.items)
+        return near.filter.passed, near.filter.reason, near.filter.detail
+
+    shoes = sum(item % 2 for item in jaccard(LOG, 4))
+    left_out = (shoes, "left_out", "all items that pass are seeds, or excluded")
+    assert asked([4], exclude=list(range(1, ITEMS + 1))) == left_out
+    assert asked([4], "shoez") == (0, "no_item", "no item passes; no item has had category=shoez")
+    assert asked([ITEMS]) == (0, "no_item", "there is nothing on the seeds' lists by shared users")
 
 
 def test_trending_gives_the_items_with_most_events_that_pass(client: Client) -> None:

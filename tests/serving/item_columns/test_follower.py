@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -21,6 +22,7 @@ from recsys.serving.item_columns import follower as columns_follower
 from recsys.serving.item_columns import writer as columns_writer
 from recsys.serving.item_columns.columns import ItemColumns
 from recsys.serving.item_columns.follower import ColumnFollower
+from recsys.serving.item_columns.postings import Snapshot
 
 
 @pytest.fixture
@@ -135,3 +137,31 @@ def test_the_writer_knows_the_items_that_are_stored_and_not_withdrawn(
         put(store, {4: 4.0})
         store.withdraw_items(np.array([2]), timeout_s=5.0)
         until(lambda: sorted(follower.stored.tolist()) == [1, 3, 4])
+
+
+def test_another_writer_begins_once_the_lists_of_the_one_before_are_made(
+    tmp_path: Path, store: BlockingFeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both make them in one file."""
+    began, may_end, write = threading.Event(), threading.Event(), columns_writer.write_postings
+
+    def slow(path: Path, snapshot: Snapshot) -> None:
+        began.set()
+        assert may_end.wait(10.0)
+        write(path, snapshot)
+
+    monkeypatch.setattr(columns_writer, "FEWEST_LISTED", 1)
+    monkeypatch.setattr(columns_writer, "write_postings", slow)
+    columns = make_columns(SHOP.entity("offer").features, {"category": ["shoes"]}, length=1)
+    store.put_entities("offer", np.array([1], dtype=np.int64), columns, timeout_s=5.0)
+    follower = ColumnFollower(tmp_path, lambda: SHOP, store, limit_bytes=1 << 24, interval_s=0.02)
+    assert began.wait(10.0)
+    ending = threading.Thread(target=follower.close)
+    ending.start()
+    with closing(ColumnFollower(tmp_path, lambda: SHOP, store, limit_bytes=1 << 24, interval_s=0.02)) as other:
+        time.sleep(0.3)
+        assert not other.writes
+        may_end.set()
+        until(lambda: other.writes)
+    ending.join(10.0)
+    assert len(list(tmp_path.glob("postings-*"))) == 1 and not list(tmp_path.glob("making*"))

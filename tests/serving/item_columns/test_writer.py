@@ -267,6 +267,29 @@ def test_lists_count_no_more_once_more_has_changed_than_is_known_or_the_columns_
 
 
 @pytest.mark.usefixtures("few")
+def test_every_reading_has_the_lists_of_its_own_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Columns are replaced, and listed, between a reader's look at the file that counts and its look for lists."""
+    to, columns = writer(tmp_path), ItemColumns(tmp_path)
+    put(to, [30, 10], category=np.array([7, 8]))
+    find = columns._find_postings
+
+    def late(generation: Generation) -> None:
+        monkeypatch.setattr(columns, "_find_postings", find)
+        to.begin(10)
+        put(to, [10, 30, 20], category=np.array([7, 8, 7]))
+        to.publish()
+        to.list_places()
+        assert to.listing is not None
+        to.listing.join()
+        find(generation)
+        assert generation.postings is None, "they are of other columns"
+
+    monkeypatch.setattr(columns, "_find_postings", late)
+    reading = columns.read(lambda generation, version: generation.has_lists)
+    assert reading.whole and reading.found
+
+
+@pytest.mark.usefixtures("few")
 def test_without_room_for_lists_there_are_none_and_it_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     to = writer(tmp_path)
     assert to.generation is not None

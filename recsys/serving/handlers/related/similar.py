@@ -6,7 +6,7 @@ Knows nothing of gRPC. Calls block, as those of ``ranker.py`` do. Shapes use ``N
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -186,9 +186,11 @@ class SimilarFinder:
         self, neighbours: UserNeighbours, seeds: Int64Array, query: SimilarQuery
     ) -> tuple[Neighbours, FilterReport]:
         """Look lists up, without the lock: it takes no time of a model."""
-        found = neighbours.find(seeds, left_out=query.exclude)
+        found = neighbours.find(seeds)
         query.timer.lap("retrieve")
         passes, report = candidates_pass(self._items.columns, query.filter, found.items)
-        kept = np.flatnonzero(passes)[: query.top_k]
+        if not len(found.items) and report.reason == "no_item":
+            report = replace(report, detail="there is nothing on the seeds' lists by shared users")
+        kept = np.flatnonzero(passes & ~np.isin(found.items, query.exclude))[: query.top_k]
         query.timer.lap("filter")
         return Neighbours(found.items[kept], found.scores[kept], found.known), report

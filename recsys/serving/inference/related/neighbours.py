@@ -1,6 +1,6 @@
 """UserNeighbours: the items that share most users with seeds, by the lists of a bundle.
 
-Shapes use ``N`` seeds, ``C`` items found, ``X`` items to leave out.
+Shapes use ``N`` seeds, ``C`` items found.
 """
 
 from __future__ import annotations
@@ -34,14 +34,13 @@ class UserNeighbours:
         self._session = session
         self._keys, self._begins, self._rows, self._scores = keys, begins, rows, scores
 
-    def find(self, seeds: Int64Array, *, left_out: Int64Array) -> Neighbours:
+    def find(self, seeds: Int64Array) -> Neighbours:
         """Find all items of the seeds' lists, those with the largest mean over the known seeds first, then by key.
 
-        With a seed on whose list it is not an item counts 0.
+        None is a seed. With a seed on whose list it is not an item counts 0.
 
         Args:
             seeds: keys, distinct, [N], N >= 1.
-            left_out: keys of further items to leave out, [X].
 
         Raises:
             ModelError: the bundle's tables were changed; names the release.
@@ -61,7 +60,7 @@ class UserNeighbours:
             items = keys_M[rows.astype(np.int64) - 1]
         sums = np.bincount(place_C, weights=scores.astype(np.float64), minlength=len(rows))
         means = (sums / max(1, len(lists))).astype(np.float32)
-        kept = ~np.isin(items, np.concatenate([seeds, left_out]))
+        kept = ~np.isin(items, seeds)
         items, means = items[kept], means[kept]
         order = np.argsort(-means, kind="stable")  # the rows' order is that of keys
         return Neighbours(items[order], means[order], known_N)
