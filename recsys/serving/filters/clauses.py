@@ -33,6 +33,7 @@ class Clause:
         cost: nanoseconds for an item, roughly.
         entries: length of the lists of its values together; None: there are none.
         listed: these lists, each ascending.
+        since: changes that the columns had when the oldest of these lists was made.
     """
 
     passes: Passes
@@ -40,6 +41,7 @@ class Clause:
     cost: float
     entries: int | None = None
     listed: Callable[[], list[Int32Array]] = list
+    since: int = 0
 
 
 class UnknownColumnError(Exception):
@@ -83,6 +85,7 @@ def _any(tests: list[Clause]) -> Clause:
         sum(test.cost for test in tests),
         sum(entries) if len(entries) == len(tests) else None,
         lambda: [part for test in tests for part in test.listed()],
+        min(test.since for test in tests),
     )
 
 
@@ -123,10 +126,15 @@ def _test(condition: Condition, generation: Generation) -> Clause:
         cost=width * (0.1 + 0.2 * len(codes) if few else 2.0),
     )
     name, postings = condition.attribute, generation.postings
-    if clause.missing or postings is None or not generation.has_lists:
+    if clause.missing or postings is None or not generation.knows_since(postings.since):
         return clause
     known = np.unique(codes[codes > 0])
-    return replace(clause, entries=postings.count(name, known), listed=lambda: postings.places(name, known))
+    return replace(
+        clause,
+        entries=postings.count(name, known),
+        listed=lambda: postings.places(name, known),
+        since=postings.since,
+    )
 
 
 def _signed(passes: Passes, *, positive: bool, cost: float) -> Clause:

@@ -119,8 +119,8 @@ def _from_lists(clauses: Sequence[Clause], generation: Generation) -> Int64Array
     if not lengths:
         return None
     entries, place = min(lengths)
-    changed = generation.changed
     shortest, count = clauses[place], len(generation.items)
+    changed = generation.changed(shortest.since)
     if (entries + len(changed)) * LISTED > (shortest.cost + _MASKED) * count:
         return None
     parts = shortest.listed()

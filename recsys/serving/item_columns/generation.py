@@ -103,13 +103,18 @@ class Generation:
     def has_lists(self) -> bool:
         """True if there are postings, and all that changed since they were made is known."""
         postings = self.postings
-        return postings is not None and 0 <= self.changes - postings.since <= len(self._changes)
+        return postings is not None and self.knows_since(postings.since)
 
-    @property
-    def changed(self) -> Int32Array:
-        """Places that changed since the postings were made, ascending, distinct; there are some (:meth:`has_lists`)."""
-        assert self.postings is not None
-        since, until = self.postings.since, self.changes
+    def knows_since(self, since: int) -> bool:
+        """True if all that changed since there were so many changes is known."""
+        return 0 <= self.changes - since <= len(self._changes)
+
+    def changed(self, since: int) -> Int32Array:
+        """Places that changed since there were so many changes, ascending, distinct; all are known.
+
+        ``since`` is of the postings that the caller has: another thread may find newer ones at any time.
+        """
+        until = self.changes
         kept = self._changed
         if kept is None or kept[:2] != (since, until):
             places = np.unique(self._changes[np.arange(since, until) % len(self._changes)])

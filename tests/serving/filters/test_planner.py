@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,14 @@ from hypothesis import strategies as st
 from recsys.features.feature_set import Categorical, Numeric
 from recsys.serving import item_columns
 from recsys.serving.filters import planner
+from recsys.serving.filters.clauses import Clause, clauses_of
 from recsys.serving.filters.contradiction import contradiction
 from recsys.serving.filters.language import Condition, Filter, Range, flag_condition, make_filter, set_condition
 from recsys.serving.filters.planner import passing
 from recsys.serving.filters.selection import IndexFilter, candidates_pass
 from recsys.serving.inference.candidate_index import AddedItems
 from recsys.serving.item_columns.columns import ItemColumns
+from recsys.serving.item_columns.generation import Generation
 from recsys.serving.item_columns.writer import ColumnWriter
 
 KIND = Categorical(name="kind", filterable=True)
@@ -186,3 +189,23 @@ def test_items_with_few_values_are_found_by_their_lists(columns: ItemColumns, mo
     few = [kind == 4 or bool({2, 3} & set(tags)) for kind, tags in zip(COLUMNS["kind"], COLUMNS["tags"], strict=True)]
     found = columns.read(lambda generation, version: generation.items.keys_C[passing(wanted, generation).places]).found
     assert found is not None and sorted(found.tolist()) == sorted(KEYS[few].tolist())
+
+
+@pytest.mark.parametrize("columns", ["lists of before"], indirect=True)
+def test_lists_that_another_thread_finds_meanwhile_do_not_count(
+    columns: ItemColumns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What changed is looked at since the lists that are taken were made, not since the newest."""
+    wanted = make_filter([[set_condition("x", "any_of", KIND, [4])]])
+
+    def found(generation: Generation, version: int) -> list[int]:
+        def clauses(*given: Any) -> list[Clause]:
+            made = clauses_of(*given)
+            monkeypatch.setattr(generation, "postings", SimpleNamespace(since=generation.changes))
+            return made
+
+        monkeypatch.setattr(planner, "clauses_of", clauses)
+        return sorted(generation.items.keys_C[passing(wanted, generation).places].tolist())
+
+    monkeypatch.setattr(planner, "LISTED", 0.0)
+    assert columns.read(found).found == sorted(KEYS[COLUMNS["kind"] == 4].tolist())

@@ -196,7 +196,8 @@ def listed(to: ColumnWriter, folder: Path, category: int) -> list[int] | None:
         table = generation.columns["category"].table
         assert table is not None
         (places,) = generation.postings.places("category", table.find(np.array([category])) + 1) or [np.empty(0, int)]
-        return sorted(generation.items.keys_C[np.concatenate([places, generation.changed])].tolist())
+        changed = generation.changed(generation.postings.since)
+        return sorted(generation.items.keys_C[np.concatenate([places, changed])].tolist())
 
     if to.listing is not None:
         to.listing.join()
