@@ -19,7 +19,7 @@ when recsys is installed, if there is a C++ compiler.
 AVX-512 with VNNI: Intel's servers since 2019, AMD's since 2022.
 
 ``table_guard.cpp`` of the same library is no operator: it keeps a process alive whose mapped tables are cut short
-(``serving/inference/mapped_pages.py``).
+(``serving/inference/mapped_pages.py``). Nor is ``recsys_fence``, which item columns need where processors reorder.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from __future__ import annotations
 import ctypes
 import importlib.machinery
 import logging
+import threading
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -81,6 +83,30 @@ def has_vnni() -> bool:
     """True if this processor has AVX-512 with VNNI; False where nothing was compiled."""
     path = library()
     return path is not None and bool(ctypes.CDLL(str(path)).recsys_has_vnni())
+
+
+def memory_fence() -> None:
+    """Let no read or write pass from one side of the call to the other, as seen by processes that share the memory.
+
+    On x86-64 none does that this is used for; elsewhere a library that was not compiled leaves a lock, which orders as
+    much as locks do.
+    """
+    _fence()()
+
+
+@cache
+def _fence() -> Callable[[], object]:
+    path = library()
+    if path is not None:
+        fence: Callable[[], object] = ctypes.PyDLL(str(path)).recsys_fence
+        return fence
+    lock = threading.Lock()
+
+    def by_lock() -> None:
+        with lock:
+            pass
+
+    return by_lock
 
 
 def rows_scored() -> int | None:

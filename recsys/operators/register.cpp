@@ -1,5 +1,7 @@
 // What ONNX Runtime calls when it loads this library, and what recsys asks before that.
 
+#include <atomic>
+
 #include "operator.h"
 
 #define EXPORTED extern "C" __attribute__((visibility("default")))
@@ -16,6 +18,9 @@ EXPORTED int recsys_has_vnni() {
   return 0;
 #endif
 }
+
+// Lets no read or write pass from one side of the call to the other, as processes need that share memory without a lock.
+EXPORTED void recsys_fence() { std::atomic_thread_fence(std::memory_order_seq_cst); }
 
 EXPORTED ort::Status* RegisterCustomOps(ort::Options* options, const ort::ApiBase* base) {
   const ort::Api api = base->get_api(ort::kVersion);

@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
+from recsys import operators
 from recsys.arrays import Float32Array, Int64Array
 from recsys.embeddings.row_maps.id_table import build_id_table
 from recsys.features.hashing import PRIME
@@ -430,3 +431,12 @@ def test_sessions_without_the_library_know_none_of_its_operators() -> None:
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("recsys", 1)], ir_version=10)
         with pytest.raises(Exception, match=f"{name}.*is not a registered function/op"):
             onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_fence_is_there_with_and_without_the_library(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not compiled:
+        monkeypatch.setattr(operators, "library", lambda: None)
+    operators._fence.cache_clear()
+    assert operators.memory_fence() is None  # type: ignore[func-returns-value]
+    operators._fence.cache_clear()

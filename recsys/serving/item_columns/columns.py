@@ -13,6 +13,7 @@ import numpy as np
 
 from recsys.arrays import Int64Array
 from recsys.feature_store.base import IS_WITHDRAWN
+from recsys.operators import memory_fence
 from recsys.serving.item_columns.generation import Generation, open_generation
 from recsys.serving.item_columns.postings import open_postings, postings_path
 from recsys.serving.item_columns.state import State
@@ -73,11 +74,13 @@ class ItemColumns:
             if version % 2 and attempt < _TRIES - 1:
                 time.sleep(_PAUSE_S)
                 continue
+            memory_fence()
             generation = self._generation()
             if generation is None:
                 return Reading(None, age_s, whole=False)
             self._find_postings(generation)
             found = reads(generation, version)
+            memory_fence()
             if version == self.state.version and not version % 2:
                 return Reading(found, age_s, whole=not self.state.left_out)
         return Reading(found, self.state.age_s, whole=False)

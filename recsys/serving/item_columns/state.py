@@ -1,7 +1,7 @@
 """State: which file of item columns counts, how current it is, and whether it is being changed, for all processes.
 
 A version that is odd says that a change is under way (a sequence lock, as of Linux's seqlock.h): whoever reads looks
-at it before and after.
+at it before and after, with a fence at each side, for arm64 lets writes be seen in another order than they were made.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+
+from recsys.operators import memory_fence
 
 _SIZE = 4_096
 _MAGIC = 0x52534943
@@ -93,7 +95,9 @@ class State:
     def changing(self) -> Iterator[None]:
         """Have readers wait, or read again, for the duration of a ``with`` block."""
         self._words[_VERSION] += np.uint64(1)
+        memory_fence()
         yield
+        memory_fence()
         self._words[_VERSION] += np.uint64(1)  # not where the block raised: what it left is for the next writer to mend
 
     def mend(self) -> None:

@@ -16,6 +16,7 @@ from recsys.errors import NoSpaceError
 from recsys.feature_store.base import IS_WITHDRAWN, NOT_STORED, STORED
 from recsys.features.columns import Column, missing_column
 from recsys.features.feature_set import Categorical, Numeric
+from recsys.serving.item_columns import columns, state
 from recsys.serving.item_columns import writer as columns_writer
 from recsys.serving.item_columns.columns import ItemColumns
 from recsys.serving.item_columns.generation import Generation
@@ -184,6 +185,26 @@ def test_other_features_are_other_columns(tmp_path: Path) -> None:
     writer(tmp_path)
     assert ColumnWriter(tmp_path, FILTERABLE, limit_bytes=LIMIT).ready
     assert not ColumnWriter(tmp_path, SHOP.filterable(), limit_bytes=LIMIT).ready
+
+
+def test_writes_and_looks_at_the_version_keep_their_order_by_a_fence_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to = writer(tmp_path)
+    put(to, [1], price=np.array([1.0], dtype=np.float32))
+    reader, seen = ItemColumns(tmp_path), list[tuple[bool, float]]()
+
+    def price() -> float:
+        assert to.generation is not None
+        return float(to.generation.columns["price"].array[0])
+
+    for module in (state, columns):
+        monkeypatch.setattr(module, "memory_fence", lambda: seen.append((bool(to.state.version % 2), price())))
+    put(to, [1], price=np.array([2.0], dtype=np.float32))
+    assert seen == [(True, 1.0), (True, 2.0)], "behind the version, before it again"
+    seen.clear()
+    assert reader.read(lambda generation, version: seen.append((False, 0.0))).whole
+    assert seen == [(False, 2.0), (False, 0.0), (False, 2.0)]
 
 
 def listed(to: ColumnWriter, folder: Path, category: int) -> list[int] | None:
