@@ -152,7 +152,8 @@ class IndexInfo:
         scanned_bytes_per_item: bytes that a search of all items reads of each.
         reranked: of codes of bits, rows that a search scores by their vectors, by length of the list: that of the next
             longer one; of lists longer than all of these, every row.
-        recalls: the recall of lists of these lengths; ``recall`` is that of the shortest.
+        recalls: the recall of lists of these lengths, of the half of the users of whom it is lower; ``recall`` is that
+            of the shortest.
         least_recall: what was allowed.
     """
 
