@@ -20,6 +20,8 @@ from recsys.ingest.files import file_source
 from recsys.ingest.run import ingest
 from recsys.ingest.source import Pace
 from recsys.profile.measure import DEFAULT_HISTORY, profile_bundle
+from recsys.profile.retrieval.measure import profile_retrieval
+from recsys.profile.retrieval.requests import DEFAULT_HISTORY as OF_RETRIEVAL
 from recsys.serving.settings import Settings, settings_table
 from recsys.training.tables.growth.grow import GrowthOptions
 
@@ -92,7 +94,6 @@ def default_of(function: Callable[..., Any], name: str) -> Any:
         ("compress", "tolerance", CompressConfig(maps=("hash",), budgets=(0.5,)).tolerance),
         ("compare", "bootstrap", default_of(compare_predictions, "resamples")),
         ("compare", "seed", default_of(compare_predictions, "seed")),
-        ("profile", "candidates", default_of(profile_bundle, "candidates")),
         ("profile", "requests", default_of(profile_bundle, "requests")),
         ("rows grow", "admit", GrowthOptions().admit_count),
         ("rows grow", "evict", GrowthOptions().evict),
@@ -104,5 +105,7 @@ def test_an_options_default_is_that_of_what_it_sets(command: str, name: str, def
     assert option(command, name).default == default
 
 
-def test_profile_says_how_long_the_histories_of_made_users_are() -> None:
-    assert f"Default: {DEFAULT_HISTORY:,}." in option("profile", "history").help
+def test_profile_says_what_it_takes_where_nothing_is_given() -> None:
+    assert f"Default: {DEFAULT_HISTORY:,}; with --retrieval {OF_RETRIEVAL}." in option("profile", "history").help
+    assert f"Default: {default_of(profile_bundle, 'candidates')}." in option("profile", "candidates").help
+    assert f"Default: {default_of(profile_retrieval, 'top_k')}." in option("profile", "top_k").help

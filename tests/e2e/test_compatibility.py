@@ -41,7 +41,7 @@ FP16 = 2.0**-9
 """Sums of a state are rounded to fp16 at each write: the last bit or two may differ."""
 
 NEWER_FIELDS = {"release", "retrieval_release", "skipped", "fallback"}
-EMPTY_FIELDS = {"damaged", "filter", "rules"}
+EMPTY_FIELDS = {"damaged", "filter", "missing_shards", "rules", "shard"}
 """Fields that clients got later, too: what was written then is whole, so they say nothing."""
 
 

@@ -64,9 +64,12 @@ def test_features_of_the_user_are_read_in_the_same_round_trip(client: Client, re
     plain = scores(client.retrieve(user=5, top_k=9))
     client.put_entities(entity="user", ids=[5], features={"age": [80.0], "country": [2]})
     admin = redis.Redis.from_url(redis_server.url)
-    reads = admin.info("stats")["total_reads_processed"]
-    assert scores(client.retrieve(user=5, top_k=9)) != plain
-    assert admin.info("stats")["total_reads_processed"] - reads <= 2, "one is for asking"
+    reads = []
+    for _ in range(10):  # other readers of the server may fall between
+        before = admin.info("stats")["total_reads_processed"]
+        assert scores(client.retrieve(user=5, top_k=9)) != plain
+        reads.append(admin.info("stats")["total_reads_processed"] - before)
+    assert min(reads) == 2, "one is for asking"
 
 
 def test_features_of_a_request_stand_in_for_the_stored_ones_and_others_are_refused(client: Client) -> None:
