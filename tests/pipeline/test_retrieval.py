@@ -134,20 +134,20 @@ def samples_of(settings: Path, day: int) -> Dataset:
 
 
 def base_after(settings: Path, day: int) -> Base:
-    """What a day after that one goes on from."""
+    """The state that a day after that one goes on from."""
     store, days = settings.parent / "releases", [day_state(settings, each) for each in range(day + 1)]
     return base_of(read_settings(settings), served_after(settings, day), days, nth_day(day + 1), store=store)
 
 
 def served_after(settings: Path, day: int) -> Served:
-    """What was served when that day ended."""
+    """The release that was served when that day ended."""
     served = read_served(settings.parent / "releases")
     assert served is not None
     return replace(served, models={"shop": replace(served.models["shop"], live=day_state(settings, day).release)})
 
 
 def plan(settings: Path, base: Base, *, day: int = 3, full: bool = False, **retrieval: Any) -> RetrievalPlan:
-    """What a day's retrieval model keeps, with other settings of it."""
+    """The parts that a day's retrieval model keeps, with other settings of it."""
     read = read_settings(settings)
     changed = replace(read, retrieval=replace(read.retrieval, **retrieval))
     features = FeatureSet.from_json((settings.parent / "features.json").read_text())

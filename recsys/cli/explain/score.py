@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recsys.cli.options import notes, output
-from recsys.cli.requests.shared import DEGRADED, token_arguments, with_advice
+from recsys.cli.requests.shared import DEGRADED, asking
 from recsys.features.names import UnknownText
 
 if TYPE_CHECKING:
@@ -45,10 +45,9 @@ def explain_score(
         ConfigError: the picture cannot be written.
     """
     from recsys.cli.explain.drawing import event_chart, part_chart
-    from recsys.client import Client
     from recsys.plots import encodable, print_chart, write_png
 
-    with with_advice(address, asked), Client(address, tls=tls, **token_arguments()) as client:
+    with asking(address, asked, tls=tls, timeout_s=timeout_s) as client:
         found = client.explain(user=user, item=item, timeout_s=timeout_s, **asked)
     charts = [part_chart(found, item), *event_chart(found, shown=shown)]
     if plot is not None:

@@ -28,14 +28,13 @@ from recsys.cli.requests.shared import (
     TimeoutOption,
     TimingsOption,
     TopOption,
+    asking,
     filter_of,
     item_ids,
     listed_items,
     outcome,
     print_list,
-    token_arguments,
     who,
-    with_advice,
 )
 
 
@@ -64,12 +63,10 @@ def similar(
     as_json: JsonOption = False,
 ) -> None:
     """Ask a running server for the items most like given ones, by their vectors or by the users whom they share."""
-    from recsys.client import Client
-
     asked: dict[str, Any] = {"exclude": item_ids(exclude or [], text_ids), "model": model, "by": by}
     asked["filter"] = filter_of(test or [])
     secured = tls_of(tls, tls_ca, tls_certificate, tls_key, tls_server_name)
-    with with_advice(address, asked), Client(address, timeout_s=timeout_s, tls=secured, **token_arguments()) as client:
+    with asking(address, asked, tls=secured, timeout_s=timeout_s) as client:
         best = client.similar(items=item_ids([items], text_ids), top_k=top, timings=timings, **asked)
     facts = {
         "model": best.model,
@@ -102,12 +99,10 @@ def trending(
     as_json: JsonOption = False,
 ) -> None:
     """Ask a running server for the items with most events lately, an event counting half after each half-life."""
-    from recsys.client import Client
-
     asked: dict[str, Any] = {"exclude": item_ids(exclude or [], text_ids)}
     asked["filter"] = filter_of(test or [])
     secured = tls_of(tls, tls_ca, tls_certificate, tls_key, tls_server_name)
-    with with_advice(address, asked), Client(address, timeout_s=timeout_s, tls=secured, **token_arguments()) as client:
+    with asking(address, asked, tls=secured, timeout_s=timeout_s) as client:
         best = client.trending(top_k=top, timings=timings, **asked)
     facts = {"as_of_ms": best.as_of_ms, "half_life_s": best.half_life_s, "window_s": best.window_s, "stale": best.stale}
     summary = f"half-life {best.half_life_s:,} s"
@@ -132,11 +127,9 @@ def audience(
     as_json: JsonOption = False,
 ) -> None:
     """Ask a running server for the users who have most of some items, in the log that its bundle was exported with."""
-    from recsys.client import Client
-
     asked: dict[str, Any] = {"top_k": top, "at_least": at_least, "model": model, "timings": timings}
     secured = tls_of(tls, tls_ca, tls_certificate, tls_key, tls_server_name)
-    with with_advice(address, asked), Client(address, timeout_s=timeout_s, tls=secured, **token_arguments()) as client:
+    with asking(address, asked, tls=secured, timeout_s=timeout_s) as client:
         found = client.audience(items=item_ids([items], text_ids), **asked)
     rows = list(zip(found.users.tolist(), found.shared.tolist(), found.of.tolist(), strict=True))
     if as_json:

@@ -14,14 +14,11 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from recsys.cli.options import (
-    notes,
-    output,
-)
+from recsys.cli.options import notes, output
 from recsys.errors import ConfigError
 
 if TYPE_CHECKING:
-    from recsys.client import Where
+    from recsys.client import Client, Tls, Where
 
 AddressOption = Annotated[str, typer.Option("--address", help="The server: host:port, or a host alone (port 50051).")]
 UserOption = Annotated[str, typer.Option("--user", help="User id; quotes make a text of digits: '\"007\"'.")]
@@ -87,20 +84,21 @@ _NOBODY = ("failed to connect", "errors resolving", "DNS resolution failed")
 """gRPC's words for an address at which nothing listens, or that is none."""
 
 
-def token_arguments() -> dict[str, Any]:
-    """The arguments of a client that send the token of the environment."""
+@contextmanager
+def asking(address: str, asked: Mapping[str, Any], *, tls: Tls | None, timeout_s: float) -> Iterator[Client]:
+    """A client that sends the token of the environment; errors of its calls say what to do on the command line.
+
+    Args:
+        address: of the server.
+        asked: what the call is given, for advice on ``features``.
+        tls, timeout_s: of the client.
+    """
+    from recsys.client import Client, InvalidArgument, StoreUnavailable, Unavailable
     from recsys.client.token import token_options
 
-    return token_options(os.environ)
-
-
-@contextmanager
-def with_advice(address: str, asked: Mapping[str, Any]) -> Iterator[None]:
-    """Errors of a call with what to do about them on the command line."""
-    from recsys.client import InvalidArgument, StoreUnavailable, Unavailable
-
     try:
-        yield
+        with Client(address, timeout_s=timeout_s, tls=tls, **token_options(os.environ)) as client:
+            yield client
     except StoreUnavailable:
         raise
     except Unavailable as error:

@@ -31,6 +31,7 @@ from recsys.cli.requests.shared import (
     TimingsOption,
     TopOption,
     UserOption,
+    asking,
     feature_values,
     filter_of,
     item_ids,
@@ -39,9 +40,7 @@ from recsys.cli.requests.shared import (
     outcome,
     print_list,
     raw_id,
-    token_arguments,
     who,
-    with_advice,
 )
 
 
@@ -64,12 +63,10 @@ def rank(
     as_json: JsonOption = False,
 ) -> None:
     """Ask a running server to rank items for a user."""
-    from recsys.client import Client
-
     candidates = item_ids([sys.stdin.read() if items == "-" else items], text_ids)
     asked: dict[str, Any] = {"features": feature_values(feature or []), "time_ms": milliseconds(time), "model": model}
     secured = tls_of(tls, tls_ca, tls_certificate, tls_key, tls_server_name)
-    with with_advice(address, asked), Client(address, timeout_s=timeout_s, tls=secured, **token_arguments()) as client:
+    with asking(address, asked, tls=secured, timeout_s=timeout_s) as client:
         best = client.rank(user=raw_id(user, text_ids), candidates=candidates, top_k=top, timings=timings, **asked)
     facts: dict[str, Any] = {"model": best.model, "model_version": best.model_version, "release": best.release}
     facts |= {"history_events": best.history_events}
@@ -104,14 +101,12 @@ def recommend(
     as_json: JsonOption = False,
 ) -> None:
     """Ask a running server for the best items for a user: retrieve, then rank."""
-    from recsys.client import Client
-
     asked: dict[str, Any] = {"features": feature_values(feature or []), "time_ms": milliseconds(time), "model": model}
     asked |= {"exclude": item_ids(exclude or [], text_ids), "retrieval_model": retrieval_model}
     asked |= {"candidates": candidates, "include_seen": include_seen, "timings": timings}
     asked |= {"filter": filter_of(test or []), "fallback": fallback}
     secured = tls_of(tls, tls_ca, tls_certificate, tls_key, tls_server_name)
-    with with_advice(address, asked), Client(address, timeout_s=timeout_s, tls=secured, **token_arguments()) as client:
+    with asking(address, asked, tls=secured, timeout_s=timeout_s) as client:
         best = client.recommend(user=raw_id(user, text_ids), top_k=top, **asked)
     facts = {
         "model": best.model,
@@ -156,8 +151,6 @@ def retrieve(
     as_json: JsonOption = False,
 ) -> None:
     """Ask a running server for the items that its retrieval model finds for a user."""
-    from recsys.client import Client
-
     asked: dict[str, Any] = {
         "features": feature_values(feature or []),
         "exclude": item_ids(exclude or [], text_ids),
@@ -166,7 +159,7 @@ def retrieve(
     }
     asked |= {"filter": filter_of(test or []), "fallback": fallback}
     secured = tls_of(tls, tls_ca, tls_certificate, tls_key, tls_server_name)
-    with with_advice(address, asked), Client(address, timeout_s=timeout_s, tls=secured, **token_arguments()) as client:
+    with asking(address, asked, tls=secured, timeout_s=timeout_s) as client:
         best = client.retrieve(
             user=raw_id(user, text_ids), top_k=top, include_seen=include_seen, timings=timings, **asked
         )

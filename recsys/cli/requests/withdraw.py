@@ -20,9 +20,8 @@ from recsys.cli.requests.shared import (
     AddressOption,
     TextOption,
     TimeoutOption,
+    asking,
     item_ids,
-    token_arguments,
-    with_advice,
 )
 
 
@@ -38,10 +37,8 @@ def withdraw(
     timeout_s: TimeoutOption = 5.0,
 ) -> None:
     """Withdraw items: no server retrieves them any more within a second, until they are put again."""
-    from recsys.client import Client
-
     ids = item_ids(items, text_ids)
     secured = tls_of(tls, tls_ca, tls_certificate, tls_key, tls_server_name)
-    with with_advice(address, {}), Client(address, timeout_s=timeout_s, tls=secured, **token_arguments()) as client:
+    with asking(address, {}, tls=secured, timeout_s=timeout_s) as client:
         client.withdraw_items(items=ids)
     output.print(f"withdrawn: {len(ids):,} items; PutEntities or `recsys materialize` brings them back")

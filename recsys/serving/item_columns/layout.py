@@ -60,13 +60,13 @@ class Layout:
         for name, kind, shape in self._shapes():
             dtype = np.dtype(kind)
             yield name, dtype, shape, at
-            at += -(-int(np.prod(shape)) * dtype.itemsize // _LINE) * _LINE
+            at += padded(int(np.prod(shape)) * dtype.itemsize)
 
     @property
     def size_bytes(self) -> int:
         """Of the file."""
         *_, (_, dtype, shape, at) = self.arrays()
-        return at + -(-int(np.prod(shape)) * dtype.itemsize // _LINE) * _LINE
+        return at + padded(int(np.prod(shape)) * dtype.itemsize)
 
     def fitting(self, limit_bytes: int) -> Layout:
         """As it is, or with room for as many items as ``limit_bytes`` hold; it may be none."""
@@ -89,6 +89,11 @@ class Layout:
             if column.kind == "ids":
                 yield f"{column.name}.values", "<i8", (column.values,)
                 yield f"{column.name}.index", "<i4", (index_size(column.values),)
+
+
+def padded(size_bytes: int) -> int:
+    """Bytes from the begin of an array to that of the next one, which is a multiple of 64."""
+    return -(-size_bytes // _LINE) * _LINE
 
 
 def layout_of_json(text: str) -> Layout:

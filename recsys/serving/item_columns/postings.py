@@ -18,9 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from recsys.arrays import Int32Array, Int64Array
-
-_HEADER_BYTES = 32_768
-_LINE = 64
+from recsys.serving.item_columns.layout import HEADER_BYTES, padded
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +50,7 @@ class Postings:
         for name, at, starts, places in _arrays(header["columns"]):
             self._lists[name] = (
                 np.frombuffer(mapped, dtype="<i4", count=starts, offset=at),
-                np.frombuffer(mapped, dtype="<i4", count=places, offset=at + _padded(4 * starts)),
+                np.frombuffer(mapped, dtype="<i4", count=places, offset=at + padded(4 * starts)),
             )
 
     def count(self, name: str, codes: Int64Array) -> int:
@@ -84,7 +82,7 @@ def postings_path(folder: Path, generation: int, number: int) -> Path:
 def postings_bytes(snapshot: Snapshot) -> int:
     """Bytes, at most, of the file for the values of columns."""
     sizes = [(name, values + 2, codes.size) for name, (codes, values) in snapshot.codes.items()]
-    return _HEADER_BYTES + sum(_padded(4 * starts) + _padded(4 * places) for _, starts, places in sizes)
+    return HEADER_BYTES + sum(padded(4 * starts) + padded(4 * places) for _, starts, places in sizes)
 
 
 def write_postings(path: Path, snapshot: Snapshot) -> None:
@@ -104,10 +102,10 @@ def write_postings(path: Path, snapshot: Snapshot) -> None:
     with open(descriptor, "wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         for name, at, count, _ in _arrays(columns):
-            for start, array in zip((at, at + _padded(4 * count)), arrays[name], strict=True):
+            for start, array in zip((at, at + padded(4 * count)), arrays[name], strict=True):
                 file.seek(start)
                 file.write(array.astype("<i4").tobytes())
-        file.truncate(max(file.tell(), _HEADER_BYTES))
+        file.truncate(max(file.tell(), HEADER_BYTES))
 
 
 def open_postings(path: Path) -> Postings:
@@ -126,11 +124,7 @@ def _lists_of(codes: Int32Array, values: int) -> tuple[Int32Array, Int32Array]:
 
 def _arrays(columns: Mapping[str, list[int]]) -> Iterator[tuple[str, int, int, int]]:
     """Name, offset and the two lengths of each column's arrays."""
-    at = _HEADER_BYTES
+    at = HEADER_BYTES
     for name, (starts, places) in columns.items():
         yield name, at, starts, places
-        at += _padded(4 * starts) + _padded(4 * places)
-
-
-def _padded(size_bytes: int) -> int:
-    return -(-size_bytes // _LINE) * _LINE
+        at += padded(4 * starts) + padded(4 * places)

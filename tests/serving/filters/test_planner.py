@@ -195,7 +195,7 @@ def test_items_with_few_values_are_found_by_their_lists(columns: ItemColumns, mo
 def test_lists_that_another_thread_finds_meanwhile_do_not_count(
     columns: ItemColumns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What changed is looked at since the lists that are taken were made, not since the newest."""
+    """Changes are looked at since the lists that are taken were made, not since the newest."""
     wanted = make_filter([[set_condition("x", "any_of", KIND, [4])]])
 
     def found(generation: Generation, version: int) -> list[int]:

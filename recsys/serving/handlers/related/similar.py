@@ -25,7 +25,7 @@ from recsys.serving.inference.related.similar import Neighbours, SimilarItems
 from recsys.serving.telemetry.stage_timer import StageTimer
 
 By = Literal["vectors", "users"]
-"""What makes items alike."""
+"""Kinds of likeness of items."""
 
 _SEARCH_S = 0.01
 """Guess of the time that a search takes, until it is measured."""

@@ -18,7 +18,7 @@ from recsys.serving.inference.table_guard import TableGuard
 _TABLES = {"keys": "int64", "begins": "int64", "users": "int32", "user_keys": "int64", "user_items": "int32"}
 
 _SPARSE = 16
-"""Where the seeds have fewer pairs than one for so many users, they are sorted in place of counting for each user."""
+"""Users for each pair of the seeds from which the pairs are sorted, in place of counting for each user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +86,11 @@ class AudienceIndex:
                 raise ModelError(f"{self._guard.label} has an audience of users whom it has not: go back to another")
             if len(users_E) * _SPARSE < count_U:
                 users, shared = np.unique(users_E, return_counts=True)
+                users, shared = users[shared >= at_least], shared[shared >= at_least]
             else:
                 shared = np.bincount(users_E, minlength=count_U)
                 users = np.flatnonzero(shared >= at_least)
                 shared = shared[users]
-            enough = shared >= at_least
-            if not enough.all():
-                users, shared = users[enough], shared[enough]
             total = len(users)
             users, shared = _largest(users, shared, k)  # the least shared count among the best, and all above it
             of = self._user_items[users].astype(np.int64)
